@@ -1,0 +1,163 @@
+"""What training minimises, and what is measured at checkpoints.
+
+objective(theta) = mean over examples of the data loss + l2/2 * |theta|^2 (all params, biases included). The optimizer's
+decoupled weight decay is not part of it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Shaped
+
+from wspace import tree
+from wspace.models import Model
+from wspace.tree import Params
+
+LossKind = Literal["cross_entropy", "squared_error"]
+METRICS = {
+    "classification": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_accuracy", "test_accuracy"),
+    "regression": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_r2", "test_r2"),
+}
+CHUNK_VALUES = 4_000_000  # activations held at once while a population is measured: 16 MB of float32 a layer
+
+
+def example_loss(
+    kind: LossKind, outputs: Float[Array, "example output"], y: Shaped[Array, "example ..."]
+) -> Float[Array, "example"]:
+    """Data loss of each example.
+
+    cross_entropy: -log softmax(z)_y (nats), y integer labels. squared_error: sum over outputs of (z - y)^2, y real
+    targets (example, output) or integer labels, which are one-hot encoded.
+    """
+    if kind == "cross_entropy":
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+    return jnp.sum(jnp.square(outputs - _targets(outputs, y)), axis=-1)
+
+
+def accuracy(outputs: Float[Array, "example output"], y: Shaped[Array, "example"]) -> Float[Array, "example"]:
+    """1 where the largest output is that of the label (the first on ties), else 0; its mean is the accuracy."""
+    return (jnp.argmax(outputs, axis=-1) == y).astype(outputs.dtype)
+
+
+def penalty(params: Params, l2: float | Float[Array, ""]) -> Float[Array, ""]:
+    """l2/2 * |theta|^2."""
+    return 0.5 * l2 * tree.dot(params, params)
+
+
+def objective(
+    model: Model,
+    kind: LossKind,
+    params: Params,
+    x: Float[Array, "example feature"],
+    y: Shaped[Array, "example ..."],
+    l2: float | Float[Array, ""] = 0.0,
+) -> Float[Array, ""]:
+    """Mean data loss over the examples + l2/2 * |theta|^2: the function whose gradient training follows."""
+    return jnp.mean(example_loss(kind, model.apply(params, x), y)) + penalty(params, l2)
+
+
+def measure(
+    model: Model,
+    kind: LossKind,
+    task: Literal["classification", "regression"],
+    params: Params,
+    train: tuple[Float[Array, "train feature"], Shaped[Array, "train ..."]],
+    test: tuple[Float[Array, "test feature"], Shaped[Array, "test ..."]],
+    l2: float | Float[Array, ""],
+    chunk: int,
+) -> dict[str, Float[Array, ""]]:
+    """All METRICS of one network, exact on the full data, `chunk` examples at a time.
+
+    train_loss and test_loss are data terms (nats, or squared target units); train_objective adds the L2 term; grad_norm
+    is |gradient of train_objective|; accuracies are shares in [0, 1]; r2 = 1 - sum (z-y)^2 / sum (y - mean y)^2.
+    """
+
+    def data_loss(params, x, y, weight):
+        outputs = model.apply(params, x)
+        losses = example_loss(kind, outputs, y)
+        if task == "classification":
+            scores = accuracy(outputs, y)
+        else:
+            scores = jnp.sum(jnp.square(outputs - _targets(outputs, y)), axis=-1)
+        return jnp.sum(weight * losses), jnp.sum(weight * scores)
+
+    def gradient(params, x, y, weight):
+        (loss, score), grad = jax.value_and_grad(data_loss, has_aux=True)(params, x, y, weight)
+        return loss, score, grad
+
+    num_train, num_test = len(train[0]), len(test[0])
+    loss, score, grad = _sum_chunks(functools.partial(gradient, params), *train, chunk)
+    test_loss, test_score = _sum_chunks(functools.partial(data_loss, params), *test, chunk)
+    grad = jax.tree.map(lambda g, p: g / num_train + l2 * p, grad, params)
+    if task == "classification":
+        name, train_score, test_score = "accuracy", score / num_train, test_score / num_test
+    else:
+        name, train_score, test_score = "r2", 1 - score / _scatter(train[1]), 1 - test_score / _scatter(test[1])
+    return {
+        "train_loss": loss / num_train,
+        "test_loss": test_loss / num_test,
+        "train_objective": loss / num_train + penalty(params, l2),
+        "grad_norm": tree.norm(grad),
+        f"train_{name}": train_score,
+        f"test_{name}": test_score,
+    }
+
+
+def evaluate(model: Model, kind: LossKind, params: Params, data, l2: float = 0.0) -> dict[str, Float[Array, "seed"]]:
+    """All METRICS of a population, exact on the full data: what a run stores at its checkpoints.
+
+    Args:
+        model: any object with `apply(params, x)`.
+        kind: the data loss.
+        params: stacked params, leaves (seed, ...).
+        data: a `wspace.data.Dataset`.
+        l2: coefficient of the L2 term in train_objective and grad_norm.
+    """
+    width = jax.tree.leaves(params)[0].shape[0]
+    train = (jnp.asarray(data.x_train), jnp.asarray(data.y_train))
+    test = (jnp.asarray(data.x_test), jnp.asarray(data.y_test))
+    chunk = chunk_examples(model, jax.tree.map(lambda leaf: leaf[0], params), train[0].shape, width)
+    return _measure_population(model, kind, data.task, chunk)(params, train, test, l2)
+
+
+def chunk_examples(model: Model, params: Params, shape: tuple[int, int], width: int) -> int:
+    """Examples at a time, of (examples, features) = shape, that keep `width` networks' activations in CHUNK_VALUES."""
+    num_examples, num_features = shape
+    outputs = jax.eval_shape(model.activations, params, jax.ShapeDtypeStruct((1, num_features), jnp.float32))
+    values = num_features + sum(output.size for output in outputs)
+    return min(num_examples, max(1, CHUNK_VALUES // (width * values)))
+
+
+@functools.lru_cache(maxsize=32)
+def _measure_population(model: Model, kind: LossKind, task, chunk: int) -> Callable:
+    one = lambda params, train, test, l2: measure(model, kind, task, params, train, test, l2, chunk)  # noqa: E731
+    return jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
+
+
+def _targets(outputs: Array, y: Array) -> Array:
+    return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype) if jnp.issubdtype(y.dtype, jnp.integer) else y
+
+
+def _scatter(y: Float[Array, "example target"]) -> Float[Array, ""]:
+    return jnp.sum(jnp.square(y - jnp.mean(y, axis=0)))
+
+
+def _sum_chunks(function: Callable, x: Array, y: Array, chunk: int):
+    """Sum of function(x, y, weight) over chunks of examples; the last chunk is padded and given weight 0 there."""
+    num = len(x)
+    if num <= chunk:
+        return function(x, y, jnp.ones(num, x.dtype))
+    pad = -num % chunk
+    weight = jnp.concatenate([jnp.ones(num, x.dtype), jnp.zeros(pad, x.dtype)])
+    folded = [
+        jnp.reshape(jnp.concatenate([a, a[:1].repeat(pad, axis=0)]) if pad else a, (-1, chunk, *a.shape[1:]))
+        for a in (x, y)
+    ]
+    parts = (folded[0], folded[1], weight.reshape(-1, chunk))
+    first = function(*(part[0] for part in parts))
+    add = lambda total, part: (jax.tree.map(jnp.add, total, function(*part)), None)  # noqa: E731
+    return jax.lax.scan(add, first, tuple(part[1:] for part in parts))[0]

@@ -1,0 +1,318 @@
+"""The run on disk: zarr arrays, provenance, and commits that survive being killed at any moment.
+
+    <run>/spec.toml          what was asked, complete and normalised
+    <run>/provenance.json    when, where and with what it was trained
+    <run>/run.zarr/          theta, metrics, done: see `create`
+    <run>/state/             optimizer state of unfinished blocks, and the writer's lock
+
+A folder appears whole or not at all (built beside, then renamed). A commit writes, in this order, theta, metrics and
+diverged_at; the resume state (temporary file, then `os.replace`); done. Each zarr chunk is replaced atomically, so what
+`done` marks is always complete, and progress is read from `done`, never from a shape.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float, Int
+from zarr.core.group import Group
+
+from wspace import spec as specs
+from wspace.errors import SpecError, StoreError
+from wspace.spec import Spec
+from wspace.tree import Layout
+
+SCHEMA = 1
+CHECKPOINTS_PER_CHUNK = 256
+
+
+class Store:
+    """An open run folder. Reading is lazy; writing goes through `commit`.
+
+    Attributes:
+        path: the run folder.
+        spec: what was asked.
+        provenance: contents of provenance.json.
+        group: the zarr group.
+    """
+
+    def __init__(self, path: str | Path, mode: str = "r"):
+        """Open an existing run folder; mode r reads, r+ writes too.
+
+        Raises:
+            StoreError: the folder does not exist, is not a run, is damaged, or is of another schema version.
+        """
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise StoreError(f"there is no run folder {str(path)!r}")
+        if not is_run(self.path):
+            raise StoreError(f"{path} is not a run folder: spec.toml, provenance.json and run.zarr are expected in it")
+        try:
+            self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
+            self.spec = specs.parse(tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8")))
+            schema = self.provenance["schema"]
+        except (OSError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+            raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        if schema != SCHEMA:
+            raise StoreError(f"{path} has run format {schema}, this version of wspace reads format {SCHEMA}")
+        try:
+            self.group: Group = zarr.open_group(self.path / "run.zarr", mode="r+" if mode == "r+" else "r")
+            self.theta, self.done = self.array("theta"), self.array("done")
+        except (OSError, KeyError, ValueError) as error:
+            raise StoreError(f"{path}/run.zarr is damaged: {type(error).__name__}: {error}") from error
+
+    def array(self, name: str) -> zarr.Array:
+        """The zarr array `name`, e.g. theta or metrics/train_loss."""
+        array = self.group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    @property
+    def width(self) -> int:
+        """Seeds in a block."""
+        return int(self.provenance["block_width"])
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the run; the last may hold fewer seeds than `width`."""
+        return self.done.shape[0]
+
+    def rows(self, block: int) -> slice:
+        """Positions of a block's seeds along the seed dimension."""
+        return slice(block * self.width, min((block + 1) * self.width, self.theta.shape[0]))
+
+    def commit(
+        self,
+        block: int,
+        checkpoints: slice,
+        theta: Float[np.ndarray, "seed checkpoint param"],
+        metrics: dict[str, Float[np.ndarray, "seed checkpoint"]],
+        diverged_at: Int[np.ndarray, "seed"],
+        state: Sequence[np.ndarray],
+    ) -> None:
+        """Store consecutive checkpoints of a block, and the state from which training goes on after the last of them.
+
+        Args:
+            block: which block.
+            checkpoints: which checkpoints, as a slice with start and stop.
+            theta, metrics, diverged_at: of the block's seeds, padding removed.
+            state: leaves of the padded block's training state at the last of the checkpoints.
+
+        Raises:
+            StoreError: the disk is full or the folder is not writable; what was committed before stays.
+        """
+        rows = self.rows(block)
+        with writing(self.path):
+            self.theta[rows, checkpoints] = theta
+            for name, values in metrics.items():
+                self.array(f"metrics/{name}")[rows, checkpoints] = values
+            self.array("diverged_at")[rows] = diverged_at
+            last = checkpoints.stop - 1
+            finished = last == self.done.shape[1] - 1
+            if not finished:
+                self._save_state(block, last, state)
+            self.done[block, checkpoints] = True
+            if finished:
+                self._state_path(block).unlink(missing_ok=True)
+
+    def resume(self, block: int) -> tuple[int, list[np.ndarray]] | None:
+        """(last stored checkpoint, state leaves) of a block that was interrupted; None when it has to start afresh.
+
+        A state that is newer than `done` (killed between the two writes) completes `done`: its theta and metrics were
+        written before it. A missing or unreadable state clears the block: starting afresh gives the same numbers.
+        """
+        done = np.asarray(self.done[block])
+        loaded = self._load_state(block)
+        with writing(self.path):
+            if loaded is None or loaded[0] + 1 < done.sum():
+                if done.any():
+                    self.done[block, :] = False
+                return None
+            self.done[block, : loaded[0] + 1] = True
+        return loaded
+
+    def save_provenance(self) -> None:
+        """Replace provenance.json by `provenance`."""
+        with writing(self.path):
+            replace_file(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for writing; the operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            StoreError: another process is training this run.
+        """
+        with writing(self.path):
+            (self.path / "state").mkdir(exist_ok=True)
+            file = open(self.path / "state" / "lock", "w")  # noqa: SIM115  (closed below, after the yield)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"{self.path} is being trained by another process; wait for it or stop it") from None
+            yield
+
+    def _state_path(self, block: int) -> Path:
+        return self.path / "state" / f"block-{block}.npz"
+
+    def _save_state(self, block: int, checkpoint: int, leaves: Sequence[np.ndarray]) -> None:
+        path = self._state_path(block)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            np.savez(
+                file, allow_pickle=False, checkpoint=checkpoint, **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+
+    def _load_state(self, block: int) -> tuple[int, list[np.ndarray]] | None:
+        path = self._state_path(block)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return int(file["checkpoint"]), [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder has the parts of a run."""
+    return all((path / part).exists() for part in ("spec.toml", "provenance.json", "run.zarr"))
+
+
+def create(path: Path, spec: Spec, provenance: dict[str, Any], layout: Layout, metrics: Sequence[str]) -> Store:
+    """Make a new run folder, whole or not at all.
+
+    The arrays (a chunk of theta is one checkpoint of one block; nothing is compressed, as trained weights hardly are):
+
+        theta[seed, checkpoint, param] float32; attrs: leaf names, shapes, offsets
+        seed[seed] int64; checkpoint_step[checkpoint] int64
+        metrics/<name>[seed, checkpoint] float32, NaN where not done; diverged_at[seed] int64, -1: did not diverge
+        done[block, checkpoint] bool
+
+    Raises:
+        StoreError: the folder exists and is not empty, or cannot be written, or the disk has no room.
+    """
+    seeds, steps = specs.seed_ids(spec), specs.checkpoint_steps(spec)
+    num, width = len(seeds), provenance["block_width"]
+    check_new(path, num_bytes(spec, layout))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial"))
+        try:
+            building.chmod(0o777 & ~_umask())
+            (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
+            (building / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+            (building / "state").mkdir()
+            group = zarr.create_group(building / "run.zarr", zarr_format=3, attributes={"schema": SCHEMA})
+            rows = min(width, num)
+            leaves = {
+                "leaf_names": list(layout.names),
+                "leaf_shapes": [list(shape) for shape in layout.shapes],
+                "leaf_offsets": list(layout.offsets),
+            }
+
+            def add(name: str, dims: tuple[str, ...], shape, chunks, dtype: str, fill, attributes=None):
+                return group.create_array(
+                    name,
+                    shape=shape,
+                    chunks=chunks,
+                    dtype=dtype,
+                    fill_value=fill,
+                    compressors=None,
+                    dimension_names=dims,
+                    attributes=attributes,
+                )
+
+            table = (num, len(steps)), (rows, min(len(steps), CHECKPOINTS_PER_CHUNK))
+            theta = (num, len(steps), layout.size), (rows, 1, layout.size)
+            add("theta", ("seed", "checkpoint", "param"), *theta, "float32", np.nan, leaves)
+            add("seed", ("seed",), (num,), (num,), "int64", 0)[:] = np.asarray(seeds, np.int64)
+            add("checkpoint_step", ("checkpoint",), (len(steps),), (len(steps),), "int64", 0)[:] = np.asarray(steps)
+            add("diverged_at", ("seed",), (num,), (rows,), "int64", -1)
+            for name in metrics:
+                add(f"metrics/{name}", ("seed", "checkpoint"), *table, "float32", np.nan)
+            add("done", ("block", "checkpoint"), (-(-num // width), len(steps)), (1, len(steps)), "bool", False)
+            os.rename(building, path)  # over an empty folder, or over nothing
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+    return Store(path, "r+")
+
+
+def num_bytes(spec: Spec, layout: Layout) -> int:
+    """Disk space of a run: theta at every checkpoint, and at most three more vectors a seed while it trains."""
+    return 4 * layout.size * len(specs.seed_ids(spec)) * (len(specs.checkpoint_steps(spec)) + 3)
+
+
+def check_new(path: Path, needed: int) -> None:
+    """Refuse a folder where no run of `needed` bytes can be made.
+
+    Raises:
+        StoreError: it exists and is not empty, its parent cannot be written, or the disk has no room.
+    """
+    with writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(f"{path} exists and is not a run: choose another --out, or remove it")
+        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise StoreError(f"{path} cannot be made: {parent} is not a writable folder; choose another --out")
+        if (free := shutil.disk_usage(parent).free) < needed:
+            raise StoreError(
+                f"{path} needs about {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: "
+                "store fewer checkpoints or seeds, or choose another --out"
+            )
+
+
+def check_unchanged(store: Store, spec: Spec, data_hash: str) -> None:
+    """Refuse to resume a run with another spec or other data.
+
+    Raises:
+        SpecError: shows every field that differs, old -> new.
+        StoreError: the data's hash differs.
+    """
+    if changes := specs.difference(store.spec, spec):
+        lines = "\n  ".join(changes)
+        raise SpecError(
+            f"{store.path} holds a run of another spec; choose another --out, or undo the change:\n  {lines}"
+        )
+    if data_hash != store.provenance["data_hash"]:
+        raise StoreError(
+            f"{store.path} was trained on data of hash {store.provenance['data_hash'][:12]}, the data now has "
+            f"{data_hash[:12]}: the file behind data.path, or a library that makes the data, has changed"
+        )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {path}: {error.strerror or error}; what was committed is kept: free space or rights, "
+            "then give the same command again to resume"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,186 @@
+"""A sweep: the grid of a spec as one run folder per point, with a list of them.
+
+    <out>/spec.toml      what was asked, with its sweep
+    <out>/sweep.json     {"name", "fields", "points": [{"folder", "values", "status", "error"}]}
+    <out>/<point>/       an ordinary run folder, named by its swept values
+
+Values that do not change shapes (`program.Hypers`) do not recompile: all points of a sweep over the learning rate run
+in one compiled program.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wspace import program, store
+from wspace import spec as specs
+from wspace.errors import SpecError, StoreError, WspaceError
+from wspace.run import Run, open_run
+from wspace.spec import Point, Spec
+from wspace.train import Monitor, prepare, train
+
+
+class Outcome(NamedTuple):
+    """What became of one point of a sweep.
+
+    Attributes:
+        point: its values and spec.
+        error: None when the run is complete, else why it is not.
+        num_diverged: seeds that diverged.
+    """
+
+    point: Point
+    error: str | None
+    num_diverged: int
+
+
+Executor = Callable[[Callable[[Point], Outcome], Iterable[Point]], Iterator[Outcome]]
+
+
+def in_process(work: Callable[[Point], Outcome], points: Iterable[Point]) -> Iterator[Outcome]:
+    """One point after another in this process, on all its devices: they share compiled programs."""
+    yield from map(work, points)
+
+
+def on_dask(address: str) -> Executor:
+    """Points on the workers of a Dask scheduler (needs the `distributed` extra), in the order in which they finish.
+
+    The workers need this package and see the sweep's folder under the same path.
+
+    Args:
+        address: of the scheduler, e.g. tcp://127.0.0.1:8786.
+
+    Raises:
+        ImportError: distributed is not installed; the message says what to install.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ImportError("a Dask sweep needs distributed: pip install 'wspace[distributed]'") from error
+
+    def execute(work: Callable[[Point], Outcome], points: Iterable[Point]) -> Iterator[Outcome]:
+        with Client(address) as client:
+            futures = [client.submit(work, point, pure=False) for point in points]
+            for future in as_completed(futures):
+                yield future.result()
+
+    return execute
+
+
+def run_sweep(
+    spec: Spec,
+    out: str | Path,
+    *,
+    num_devices: int | None = None,
+    monitor: Callable[[Point], Monitor] | None = None,
+    executor: Executor = in_process,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Train every point of a sweep; points that are done are left alone, interrupted ones resumed, failures recorded.
+
+    Args:
+        spec: with a sweep.
+        out: the sweep's folder.
+        num_devices: devices for each point.
+        monitor: makes the monitor of a point (in-process only: it does not travel to other machines).
+        executor: where the points are trained: `in_process`, or `on_dask(address)`.
+        tell: called with each outcome as it is known.
+
+    Returns:
+        Outcomes in grid order.
+
+    Raises:
+        SpecError, DataError, StoreError: before any training, if any point cannot be trained.
+    """
+    out, spec = Path(out), specs.normalise(spec)
+    points = specs.grid(spec)
+    check_folder(out, spec)
+    devices = program.choose_devices(num_devices)
+    for point in points:
+        prepare(point.spec, out / point.folder, devices)
+    with store.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        store.replace_file(out / "spec.toml", specs.to_toml(spec).encode())
+    outcomes: dict[str, Outcome] = {}
+    _write_list(out, spec, points, outcomes)
+
+    def work(point: Point) -> Outcome:
+        return train_point(point, out, num_devices, monitor(point) if monitor else None)
+
+    for outcome in executor(work, points):
+        outcomes[outcome.point.folder] = outcome
+        _write_list(out, spec, points, outcomes)
+        tell(outcome)
+    return [outcomes[point.folder] for point in points]
+
+
+def train_point(point: Point, out: Path, num_devices: int | None, monitor: Monitor | None) -> Outcome:
+    """Train one point; what goes wrong is its outcome, so that the others go on."""
+    try:
+        run = train(point.spec, out / point.folder, num_devices=num_devices, monitor=monitor)
+    except WspaceError as error:
+        return Outcome(point, str(error), 0)
+    except Exception as error:  # a defect in one point must not lose the others; nothing of it is hidden
+        return Outcome(point, "".join(traceback.format_exception(error)), 0)
+    return Outcome(point, None, int(np.sum(run.diverged_at >= 0)))
+
+
+def check_folder(out: Path, spec: Spec) -> None:
+    """Refuse a folder that holds something else than this sweep.
+
+    Raises:
+        SpecError: it holds another sweep; every field that differs is shown.
+        StoreError: it holds a run, or anything else.
+    """
+    if not out.exists():
+        return
+    if not is_sweep(out):
+        if not out.is_dir() or any(out.iterdir()):
+            what = "holds a run" if store.is_run(out) else "exists and is not a sweep"
+            raise StoreError(f"{out} {what}: choose another --out, or remove it")
+        return
+    if changes := specs.difference(specs.load(out / "spec.toml"), spec):
+        lines = "\n  ".join(changes)
+        raise SpecError(f"{out} holds another sweep; choose another --out, or undo the change:\n  {lines}")
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (path / "sweep.json").is_file() and (path / "spec.toml").is_file()
+
+
+def open_sweep(path: str | Path) -> list[tuple[dict[str, Any], Run | None]]:
+    """(swept values, run) of every point of a sweep, in grid order; None for points not begun.
+
+    Raises:
+        StoreError: there is no sweep there, or a run is damaged.
+    """
+    path = Path(path)
+    if not is_sweep(path):
+        raise StoreError(f"{path} is not the folder of a sweep: sweep.json and spec.toml are expected in it")
+    try:
+        points = json.loads((path / "sweep.json").read_text(encoding="utf-8"))["points"]
+        folders = [(point["values"], path / point["folder"]) for point in points]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path / 'sweep.json'} is damaged: {error}; give the training command again") from error
+    return [(values, open_run(folder) if store.is_run(folder) else None) for values, folder in folders]
+
+
+def _write_list(out: Path, spec: Spec, points: list[Point], outcomes: dict[str, Outcome]) -> None:
+    def describe(point: Point) -> dict[str, Any]:
+        outcome = outcomes.get(point.folder)
+        status = "pending" if outcome is None else "failed" if outcome.error else "complete"
+        return {
+            "folder": point.folder,
+            "values": point.values,
+            "status": status,
+            "error": outcome.error if outcome else None,
+        }
+
+    content = {"name": spec.name, "fields": list(spec.sweep), "points": [describe(point) for point in points]}
+    with store.writing(out):
+        store.replace_file(out / "sweep.json", json.dumps(content, indent=2).encode())
