@@ -257,7 +257,7 @@ def _dry_run(spec: Spec, out: Path, num_devices: int | None, console: Console) -
         size = store.num_bytes(point.spec, plan.layout) / 1e6
         lines = (
             f"{'resume' if run_store else 'train'} {escape(str(folder))}",
-            f"  {num} seeds x {steps} steps, {plan.layout.size} params each, layers {plan.recipe.model.sizes}",
+            f"  {num} seeds x {steps} steps, {plan.layout.size} params each, {plan.recipe.model}",
             f"  {data.name}: {len(data.x_train)} train, {len(data.x_test)} test examples",
             f"  {-(-num // plan.width)} blocks of {plan.width} seeds on {len(devices)} x {devices[0].platform}",
             f"  {len(specs.checkpoint_steps(point.spec))} checkpoints, {size:.1f} MB",

@@ -6,14 +6,14 @@ unit j of the layer receives. A network's params are the tuple of its layers.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wspace.spec import ModelSpec
-from wspace.tree import Params
+from wspace.tree import AnyArray, Params
 
 Activation = Literal["relu", "tanh", "gelu", "identity"]
 InitKind = Literal["he", "glorot", "lecun"]
@@ -26,18 +26,24 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@runtime_checkable
 class Model(Protocol):
-    """What the engine and every analysis need of a network: bring your own by providing these."""
+    """All that an analysis of losses needs of a network: bring your own by providing `apply`."""
+
+    def apply(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch output"]:
+        """Outputs (logits or predictions) of one network for a batch of inputs."""
+        ...
+
+
+@runtime_checkable
+class Network(Model, Protocol):
+    """What training, and the analyses of layers and units, need as well."""
 
     def init(self, key: PRNGKeyArray, scale: float | Float[Array, ""] = 1.0) -> Params:
         """Draw params."""
         ...
 
-    def apply(self, params: Params, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch output"]:
-        """Outputs (logits or predictions) of one network for a batch of inputs."""
-        ...
-
-    def activations(self, params: Params, x: Float[Array, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
+    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
         """What every layer hands on, outputs last."""
         ...
 
@@ -73,20 +79,20 @@ class MLP:
             for k, fan_in, fan_out in zip(keys, self.sizes, self.sizes[1:], strict=False)
         )
 
-    def apply(self, params: Params, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch output"]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch output"]:
         """Outputs for a batch of inputs."""
         return self.activations(params, x)[-1]
 
-    def activations(self, params: Params, x: Float[Array, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
+    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
         """(h_1, .., h_{L-1}, outputs): one array per layer, the hidden ones after the non-linearity."""
-        phi, layers = ACTIVATIONS[self.activation], []
+        phi, h, layers = ACTIVATIONS[self.activation], jnp.asarray(x), []
         for i, layer in enumerate(params):
-            x = x @ layer["weight"]
+            h = h @ layer["weight"]
             if self.bias:
-                x = x + layer["bias"]
+                h = h + layer["bias"]
             if i < len(params) - 1:
-                x = phi(x)
-            layers.append(x)
+                h = phi(h)
+            layers.append(h)
         return tuple(layers)
 
     def _init_layer(self, key: PRNGKeyArray, fan_in: int, fan_out: int, scale: float | Array) -> dict[str, Array]:

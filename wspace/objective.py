@@ -5,6 +5,7 @@ decoupled weight decay is not part of it.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Shaped
 
 from wspace import tree
 from wspace.models import Model
-from wspace.tree import Params
+from wspace.tree import AnyArray, Params
 
 LossKind = Literal["cross_entropy", "squared_error"]
 METRICS = {
@@ -26,7 +27,7 @@ CHUNK_VALUES = 4_000_000  # activations held at once while a population is measu
 
 
 def example_loss(
-    kind: LossKind, outputs: Float[Array, "example output"], y: Shaped[Array, "example ..."]
+    kind: LossKind, outputs: Float[AnyArray, "example output"], y: Shaped[AnyArray, "example ..."]
 ) -> Float[Array, "example"]:
     """Data loss of each example.
 
@@ -38,7 +39,7 @@ def example_loss(
     return jnp.sum(jnp.square(outputs - _targets(outputs, y)), axis=-1)
 
 
-def accuracy(outputs: Float[Array, "example output"], y: Shaped[Array, "example"]) -> Float[Array, "example"]:
+def accuracy(outputs: Float[AnyArray, "example output"], y: Shaped[AnyArray, "example"]) -> Float[Array, "example"]:
     """1 where the largest output is that of the label (the first on ties), else 0; its mean is the accuracy."""
     return (jnp.argmax(outputs, axis=-1) == y).astype(outputs.dtype)
 
@@ -52,8 +53,8 @@ def objective(
     model: Model,
     kind: LossKind,
     params: Params,
-    x: Float[Array, "example feature"],
-    y: Shaped[Array, "example ..."],
+    x: Float[AnyArray, "example feature"],
+    y: Shaped[AnyArray, "example ..."],
     l2: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, ""]:
     """Mean data loss over the examples + l2/2 * |theta|^2: the function whose gradient training follows."""
@@ -124,11 +125,12 @@ def evaluate(model: Model, kind: LossKind, params: Params, data, l2: float = 0.0
     return _measure_population(model, kind, data.task, chunk)(params, train, test, l2)
 
 
-def chunk_examples(model: Model, params: Params, shape: tuple[int, int], width: int) -> int:
-    """Examples at a time, of (examples, features) = shape, that keep `width` networks' activations in CHUNK_VALUES."""
-    num_examples, num_features = shape
-    outputs = jax.eval_shape(model.activations, params, jax.ShapeDtypeStruct((1, num_features), jnp.float32))
-    values = num_features + sum(output.size for output in outputs)
+def chunk_examples(model: Model, params: Params, shape: tuple[int, ...], width: int) -> int:
+    """Examples at a time, of shape (examples, *features), that keep `width` networks' activations in CHUNK_VALUES."""
+    num_examples, *features = shape
+    layers = getattr(model, "activations", model.apply)  # a foreign model may not show its layers
+    outputs = jax.tree.leaves(jax.eval_shape(layers, params, jax.ShapeDtypeStruct((1, *features), jnp.float32)))
+    values = math.prod(features) + sum(output.size for output in outputs)
     return min(num_examples, max(1, CHUNK_VALUES // (width * values)))
 
 
@@ -138,8 +140,12 @@ def _measure_population(model: Model, kind: LossKind, task, chunk: int) -> Calla
     return jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
 
 
-def _targets(outputs: Array, y: Array) -> Array:
-    return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype) if jnp.issubdtype(y.dtype, jnp.integer) else y
+def _targets(outputs: AnyArray, y: AnyArray) -> Array:
+    return (
+        jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
+        if jnp.issubdtype(y.dtype, jnp.integer)
+        else jnp.asarray(y)
+    )
 
 
 def _scatter(y: Float[Array, "example target"]) -> Float[Array, ""]:

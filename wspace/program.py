@@ -20,10 +20,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 from wspace import objective, tree
 from wspace.data import Dataset
 from wspace.errors import PlatformError, SpecError
-from wspace.models import Model, from_spec
+from wspace.models import Network, from_spec
 from wspace.objective import LossKind
 from wspace.spec import ScheduleSpec, Spec
 from wspace.tree import Params
+
+Device = Any  # jax.Device: jaxlib ships no types
 
 INIT, ORDER = 0, 1  # streams below the root key
 CACHE_BYTES = 64 * 2**20  # state of a CPU block: twice the gain of vectorising is lost where it leaves the cache
@@ -71,7 +73,7 @@ class Arrays(NamedTuple):
 class Recipe:
     """The part of a spec that decides the compiled program; equal recipes share one compilation."""
 
-    model: Model
+    model: Network
     loss_kind: LossKind
     task: Literal["classification", "regression"]
     optimizer: str
@@ -177,7 +179,7 @@ def block_width(num_params: int, platform: str) -> int:
     return min(most, 1 << (fitting.bit_length() - 1))
 
 
-def choose_devices(num: int | None = None) -> list[jax.Device]:
+def choose_devices(num: int | None = None) -> list[Device]:
     """The first `num` devices of JAX's default platform, or all.
 
     Raises:
@@ -312,7 +314,7 @@ class _Seed:
 
 
 @functools.lru_cache(maxsize=16)
-def compile_program(recipe: Recipe, devices: tuple[jax.Device, ...]) -> Program:
+def compile_program(recipe: Recipe, devices: tuple[Device, ...]) -> Program:
     """jit(vmap) over the seeds of a block, one block per device: the only place where seeds are batched."""
     one = _Seed(recipe)
     mesh = Mesh(np.array(devices), ("seed",))

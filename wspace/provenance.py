@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from wspace.data import Dataset
-from wspace.program import Plan
+from wspace.program import Device, Plan
 from wspace.store import SCHEMA
 
 PACKAGES = ("wspace", "jax", "jaxlib", "optax", "numpy", "scipy", "scikit-learn", "zarr", "msgspec")
@@ -30,16 +28,21 @@ def new_provenance(data: Dataset, plan: Plan) -> dict[str, Any]:
         "precision": plan.recipe.precision,
         "block_width": plan.width,
         "num_params": plan.layout.size,
-        "sizes": list(plan.recipe.model.sizes),
         "task": plan.recipe.task,
         "loss": plan.recipe.loss_kind,
         "data_hash": data.hash,
-        "data": {"name": data.name, "num_train": len(data.x_train), "num_test": len(data.x_test)},
+        "data": {
+            "name": data.name,
+            "num_train": len(data.x_train),
+            "num_test": len(data.x_test),
+            "num_features": data.num_features,
+            "num_outputs": data.num_outputs,
+        },
         "sessions": [],
     }
 
 
-def new_session(devices: list[jax.Device]) -> dict[str, Any]:
+def new_session(devices: list[Device]) -> dict[str, Any]:
     """One start of training: bitwise promises hold between sessions whose versions and devices agree."""
     return {
         "started": _now(),

@@ -14,7 +14,7 @@ from wspace import data as datasets
 from wspace import program
 from wspace.data import Dataset
 from wspace.errors import StoreError
-from wspace.models import MLP
+from wspace.models import MLP, from_spec
 from wspace.spec import Spec
 from wspace.store import Store
 from wspace.tree import Layout, Params
@@ -123,9 +123,8 @@ class Run:
     @cached_property
     def model(self) -> MLP:
         """The network that was trained."""
-        return MLP(
-            tuple(self.provenance["sizes"]), self.spec.model.activation, self.spec.model.bias, self.spec.model.init
-        )
+        data = self.provenance["data"]
+        return from_spec(self.spec.model, data["num_features"], data["num_outputs"])
 
     @property
     def task(self) -> Literal["classification", "regression"]:

@@ -18,6 +18,7 @@ import tomli_w
 from wspace.errors import SpecError
 
 MAX_SEED = 2**32 - 1  # jax.random.fold_in takes a uint32
+TINY, HUGE = 1.2e-38, 3.4e38  # training computes in float32: what is smaller becomes 0, what is larger infinite
 
 SweepValue = bool | int | float | str | tuple[int, ...]
 
@@ -26,7 +27,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Base of every section: immutable, and a misspelt key is an error."""
 
 
-class DataSpec(_Section):
+class DataSpec(_Section, frozen=True):
     """Which examples, and how they are split. Options that do not apply to `name` are refused."""
 
     name: Literal[
@@ -75,7 +76,7 @@ class DataSpec(_Section):
     """Seed of the synthetic draw."""
 
 
-class ModelSpec(_Section):
+class ModelSpec(_Section, frozen=True):
     """The network's architecture and how its weights are drawn."""
 
     kind: Literal["mlp"] = "mlp"
@@ -92,7 +93,7 @@ class ModelSpec(_Section):
     """Factor on the standard deviation of the initial weights."""
 
 
-class ObjectiveSpec(_Section):
+class ObjectiveSpec(_Section, frozen=True):
     """What training minimises: mean data loss + l2/2 * |theta|^2, biases included."""
 
     loss: Literal["auto", "cross_entropy", "squared_error"] = "auto"
@@ -101,7 +102,7 @@ class ObjectiveSpec(_Section):
     """Coefficient of the L2 term, part of the loss that landscapes show."""
 
 
-class OptimizerSpec(_Section):
+class OptimizerSpec(_Section, frozen=True):
     """The update rule."""
 
     name: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
@@ -120,7 +121,7 @@ class OptimizerSpec(_Section):
     """Decoupled decay of sgd, momentum and adamw: theta -= learning_rate * weight_decay * theta."""
 
 
-class ScheduleSpec(_Section):
+class ScheduleSpec(_Section, frozen=True):
     """The learning rate's factor as a function of the step."""
 
     kind: Literal["constant", "cosine", "warmup_cosine", "step"] = "constant"
@@ -135,7 +136,7 @@ class ScheduleSpec(_Section):
     """Factor at each boundary (step)."""
 
 
-class TrainSpec(_Section):
+class TrainSpec(_Section, frozen=True):
     """How long, and on how many examples at a time."""
 
     num_steps: int = 1000
@@ -144,7 +145,7 @@ class TrainSpec(_Section):
     """Examples a step, without replacement within an epoch; an incomplete last batch is dropped. 0: full batch."""
 
 
-class CheckpointSpec(_Section):
+class CheckpointSpec(_Section, frozen=True):
     """At which steps the whole population is stored and measured. Step 0 and the last step always are."""
 
     schedule: Literal["linear", "log", "list"] = "linear"
@@ -155,7 +156,7 @@ class CheckpointSpec(_Section):
     """Explicit steps (list)."""
 
 
-class SeedSpec(_Section):
+class SeedSpec(_Section, frozen=True):
     """Which replicas are trained, and what differs between them."""
 
     num: int | None = None
@@ -172,7 +173,7 @@ class SeedSpec(_Section):
     """Root key of the whole experiment: another root is an independent repetition."""
 
 
-class EngineSpec(_Section):
+class EngineSpec(_Section, frozen=True):
     """What decides the last bits of the result without changing the mathematics."""
 
     block_width: int = 0
@@ -181,7 +182,7 @@ class EngineSpec(_Section):
     """Matmul precision on accelerators: highest is float32, default may be TF32 or bfloat16. CPUs use float32."""
 
 
-class Spec(_Section):
+class Spec(_Section, frozen=True):
     """One experiment: one spec x all its seeds is a run; `sweep` makes a grid of runs."""
 
     name: str = "run"
@@ -266,12 +267,8 @@ def normalise(spec: Spec) -> Spec:
     Raises:
         SpecError: wrong type or a value out of range.
     """
-    spec = _convert(to_dict(spec))  # constructors do not check types; converting does
-    _check(spec)
-    seeds = msgspec.structs.replace(spec.seeds, num=len(seed_ids(spec)))
-    spec = msgspec.structs.replace(spec, seeds=seeds)
-    for point in grid(spec):
-        _check(point.spec)
+    spec = _complete(_convert(to_dict(spec)))  # constructors do not check types; converting does
+    grid(spec)
     return spec
 
 
@@ -336,7 +333,7 @@ def grid(spec: Spec) -> list[Point]:
     """All points of the spec's sweep, last field fastest; one point with no values when nothing is swept.
 
     Raises:
-        SpecError: a swept field does not exist or refuses a value, or two points have the same folder name.
+        SpecError: a swept field does not exist or refuses a value, or folder names are too long or the same.
     """
     points: list[dict[str, Any]] = [{}]
     fields = _flatten(msgspec.to_builtins(Spec(sweep={})))
@@ -353,9 +350,12 @@ def grid(spec: Spec) -> list[Point]:
         for key, value in values.items():
             section, field = key.split(".")
             tree[section][field] = value
-        if any(key in ("seeds.ids", "seeds.num") for key in values):
-            tree["seeds"].pop("num" if "seeds.ids" in values else "ids", None)
-        result.append(Point(values, _convert(tree)))
+        for swept, other in (("ids", "num"), ("num", "ids")):
+            if f"seeds.{swept}" in values and f"seeds.{other}" not in values:
+                tree["seeds"].pop(other, None)
+        result.append(Point(values, _complete(_convert(tree))))
+    longest = max((point.folder for point in result), key=len)
+    _require(len(longest) <= 200, f"sweep: the folder name {longest!r} is too long: sweep fewer fields, or in steps")
     repeated = sorted(folder for folder, count in Counter(point.folder for point in result).items() if count > 1)
     _require(not repeated, f"sweep: these points share a folder name: {repeated}; remove the repeated values")
     return result
@@ -368,22 +368,29 @@ def _convert(tree: dict[str, Any]) -> Spec:
         raise SpecError(_explain(str(error), tree)) from None
 
 
+def _complete(spec: Spec) -> Spec:
+    """Check the values, and fill in the number of seeds."""
+    _check(spec)
+    return msgspec.structs.replace(spec, seeds=msgspec.structs.replace(spec.seeds, num=len(seed_ids(spec))))
+
+
 def _check(spec: Spec) -> None:
     """Raise SpecError at the first field whose value cannot be trained."""
     _require(
-        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", spec.name) is not None and ".." not in spec.name,
-        f"name = {spec.name!r} names a folder: use letters, digits, '_', '-', '+', '.', no '/', '..' or absolute path",
+        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{,99}", spec.name) is not None and ".." not in spec.name,
+        f"name = {spec.name!r} names a folder: use at most 100 letters, digits, '_', '-', '+', '.', "
+        "no '/', '..' or absolute path",
     )
     _check_data(spec.data)
     m, o, t, c, s = spec.model, spec.optimizer, spec.train, spec.checkpoints, spec.seeds
     _require(all(w >= 1 for w in m.hidden), f"model.hidden = {list(m.hidden)}: every layer needs at least 1 unit")
-    _range("model.init_scale", m.init_scale, 0, math.inf, open_low=True)
-    _range("objective.l2", spec.objective.l2, 0, math.inf)
-    _range("optimizer.learning_rate", o.learning_rate, 0, math.inf, open_low=True)
+    _range("model.init_scale", m.init_scale, TINY, HUGE)
+    _range("objective.l2", spec.objective.l2, 0, HUGE)
+    _range("optimizer.learning_rate", o.learning_rate, TINY, HUGE)
     for field in ("momentum", "beta1", "beta2"):
         _range(f"optimizer.{field}", getattr(o, field), 0, 1, open_high=True)
-    _range("optimizer.epsilon", o.epsilon, 0, math.inf, open_low=True)
-    _range("optimizer.weight_decay", o.weight_decay, 0, math.inf)
+    _range("optimizer.epsilon", o.epsilon, TINY, HUGE)
+    _range("optimizer.weight_decay", o.weight_decay, 0, HUGE)
     _require(
         o.name != "adam" or o.weight_decay == 0,
         f"optimizer.weight_decay = {o.weight_decay} does nothing in adam: use optimizer.name = 'adamw'",
@@ -397,7 +404,7 @@ def _check(spec: Spec) -> None:
         f"schedule.warmup_steps = {h.warmup_steps} needs schedule.kind = 'warmup_cosine', not {h.kind!r}",
     )
     _range("schedule.final_fraction", h.final_fraction, 0, 1)
-    _range("schedule.factor", h.factor, 0, math.inf, open_low=True)
+    _range("schedule.factor", h.factor, TINY, HUGE)
     _require(
         list(h.boundaries) == sorted(set(h.boundaries)) and all(0 < b < t.num_steps for b in h.boundaries),
         f"schedule.boundaries = {list(h.boundaries)}: strictly increasing steps inside (0, {t.num_steps}) are expected",
@@ -437,7 +444,7 @@ def _check_data(d: DataSpec) -> None:
     _range("data.seed", d.seed, 0, MAX_SEED)
     _range("data.num_examples", d.num_examples, 4, 10**9)
     _range("data.num_features", d.num_features, 1, 10**6)
-    _range("data.noise", d.noise, 0, math.inf)
+    _range("data.noise", d.noise, 0, HUGE)
     low = {"teacher": 0}.get(d.name, 2)
     _range("data.num_classes", d.num_classes, low, 10**6)
     _require(d.num_classes != 1, "data.num_classes = 1: 0 (regression) or at least 2 are expected")
@@ -479,7 +486,7 @@ def _range(
     if value is None:
         return
     inside = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
-    bounds = f"{'(' if open_low else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
+    bounds = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
     _require(math.isfinite(value) and inside, f"{field} = {value} is out of range: a value in {bounds} is expected")
 
 
@@ -502,7 +509,7 @@ def _nearest(key: str, valid: list[str]) -> str:
 
 def _explain(message: str, tree: dict[str, Any]) -> str:
     """Rewrite msgspec's message: field path as the user writes it, the value received, the nearest valid key."""
-    path = m.group(1) if (m := re.search(r"`\$\.?([^`]*)`$", message)) else ""
+    path = re.sub(r"\[.*?\]", "", m.group(1)) if (m := re.search(r"`\$\.?([^`]*)`$", message)) else ""
     text = message.split(" - at ")[0]
     if unknown := re.search(r"unknown field `([^`]*)`", text):
         valid = list(Spec.__struct_fields__)
@@ -512,11 +519,9 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
         return f"unknown key {unknown.group(1)!r} in {where}{_nearest(unknown.group(1), valid)}"
     value: Any = tree
     section, _, field = path.partition(".")
-    if field and "invalid enum value" in text:
+    if field and "Invalid enum value" in text:
         choices = list(get_args(get_type_hints(type(getattr(Spec(), section)))[field]))
-        return (
-            f"{path} = {tree[section][field]!r} is not one of {choices}{_nearest(str(tree[section][field]), choices)}"
-        )
-    for part in filter(None, re.sub(r"\[.*?\]", "", path).split(".")):
+        return f"{path} = {tree[section][field]!r} is unknown{_nearest(str(tree[section][field]), choices)}"
+    for part in filter(None, path.split(".")):
         value = value.get(part) if isinstance(value, dict) else None
     return f"{path or 'the spec'} = {value!r}: {text[0].lower() + text[1:]}"

@@ -59,12 +59,11 @@ class Store:
             raise StoreError(f"{path} is not a run folder: spec.toml, provenance.json and run.zarr are expected in it")
         try:
             self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
+            if (schema := self.provenance["schema"]) != SCHEMA:
+                raise StoreError(f"{path} has run format {schema}, this version of wspace reads format {SCHEMA}")
             self.spec = specs.parse(tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8")))
-            schema = self.provenance["schema"]
         except (OSError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
             raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-        if schema != SCHEMA:
-            raise StoreError(f"{path} has run format {schema}, this version of wspace reads format {SCHEMA}")
         try:
             self.group: Group = zarr.open_group(self.path / "run.zarr", mode="r+" if mode == "r+" else "r")
             self.theta, self.done = self.array("theta"), self.array("done")
@@ -161,20 +160,19 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreError(f"{self.path} is being trained by another process; wait for it or stop it") from None
+            for partial in (self.path / "state").glob(".*.partial"):  # of a writer that was killed
+                partial.unlink()
             yield
 
     def _state_path(self, block: int) -> Path:
         return self.path / "state" / f"block-{block}.npz"
 
     def _save_state(self, block: int, checkpoint: int, leaves: Sequence[np.ndarray]) -> None:
-        path = self._state_path(block)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            np.savez(
-                file, allow_pickle=False, checkpoint=checkpoint, **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
-            )
+        named = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+        with _replacing(self._state_path(block)) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, checkpoint=checkpoint, **named)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, path)
 
     def _load_state(self, block: int) -> tuple[int, list[np.ndarray]] | None:
         path = self._state_path(block)
@@ -187,7 +185,7 @@ class Store:
 
 def is_run(path: Path) -> bool:
     """Whether a folder has the parts of a run."""
-    return all((path / part).exists() for part in ("spec.toml", "provenance.json", "run.zarr"))
+    return all(os.path.exists(path / part) for part in ("spec.toml", "provenance.json", "run.zarr"))
 
 
 def create(path: Path, spec: Spec, provenance: dict[str, Any], layout: Layout, metrics: Sequence[str]) -> Store:
@@ -206,47 +204,39 @@ def create(path: Path, spec: Spec, provenance: dict[str, Any], layout: Layout, m
     seeds, steps = specs.seed_ids(spec), specs.checkpoint_steps(spec)
     num, width = len(seeds), provenance["block_width"]
     check_new(path, num_bytes(spec, layout))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial"))
-        try:
-            building.chmod(0o777 & ~_umask())
-            (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
-            (building / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
-            (building / "state").mkdir()
-            group = zarr.create_group(building / "run.zarr", zarr_format=3, attributes={"schema": SCHEMA})
-            rows = min(width, num)
-            leaves = {
-                "leaf_names": list(layout.names),
-                "leaf_shapes": [list(shape) for shape in layout.shapes],
-                "leaf_offsets": list(layout.offsets),
-            }
+    with writing(path), new_folder(path) as building:
+        (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
+        (building / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+        (building / "state").mkdir()
+        group = zarr.create_group(building / "run.zarr", zarr_format=3, attributes={"schema": SCHEMA})
+        rows = min(width, num)
+        leaves = {
+            "leaf_names": list(layout.names),
+            "leaf_shapes": [list(shape) for shape in layout.shapes],
+            "leaf_offsets": list(layout.offsets),
+        }
 
-            def add(name: str, dims: tuple[str, ...], shape, chunks, dtype: str, fill, attributes=None):
-                return group.create_array(
-                    name,
-                    shape=shape,
-                    chunks=chunks,
-                    dtype=dtype,
-                    fill_value=fill,
-                    compressors=None,
-                    dimension_names=dims,
-                    attributes=attributes,
-                )
+        def add(name: str, dims: tuple[str, ...], shape, chunks, dtype: str, fill, attributes=None):
+            return group.create_array(
+                name,
+                shape=shape,
+                chunks=chunks,
+                dtype=dtype,
+                fill_value=fill,
+                compressors=None,
+                dimension_names=dims,
+                attributes=attributes,
+            )
 
-            table = (num, len(steps)), (rows, min(len(steps), CHECKPOINTS_PER_CHUNK))
-            theta = (num, len(steps), layout.size), (rows, 1, layout.size)
-            add("theta", ("seed", "checkpoint", "param"), *theta, "float32", np.nan, leaves)
-            add("seed", ("seed",), (num,), (num,), "int64", 0)[:] = np.asarray(seeds, np.int64)
-            add("checkpoint_step", ("checkpoint",), (len(steps),), (len(steps),), "int64", 0)[:] = np.asarray(steps)
-            add("diverged_at", ("seed",), (num,), (rows,), "int64", -1)
-            for name in metrics:
-                add(f"metrics/{name}", ("seed", "checkpoint"), *table, "float32", np.nan)
-            add("done", ("block", "checkpoint"), (-(-num // width), len(steps)), (1, len(steps)), "bool", False)
-            os.rename(building, path)  # over an empty folder, or over nothing
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+        table = (num, len(steps)), (rows, min(len(steps), CHECKPOINTS_PER_CHUNK))
+        theta = (num, len(steps), layout.size), (rows, 1, layout.size)
+        add("theta", ("seed", "checkpoint", "param"), *theta, "float32", np.nan, leaves)
+        add("seed", ("seed",), (num,), (num,), "int64", 0)[:] = np.asarray(seeds, np.int64)
+        add("checkpoint_step", ("checkpoint",), (len(steps),), (len(steps),), "int64", 0)[:] = np.asarray(steps)
+        add("diverged_at", ("seed",), (num,), (rows,), "int64", -1)
+        for name in metrics:
+            add(f"metrics/{name}", ("seed", "checkpoint"), *table, "float32", np.nan)
+        add("done", ("block", "checkpoint"), (-(-num // width), len(steps)), (1, len(steps)), "bool", False)
     return Store(path, "r+")
 
 
@@ -295,9 +285,21 @@ def check_unchanged(store: Store, spec: Spec, data_hash: str) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with _replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all: filled beside `path`, then renamed to it, or over an empty one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial"))
+    try:
+        building.chmod(0o777 & ~_umask())
+        yield building
+        os.rename(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -310,6 +312,17 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write to {path}: {error.strerror or error}; what was committed is kept: free space or rights, "
             "then give the same command again to resume"
         ) from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place once it is written, and is removed when that fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:

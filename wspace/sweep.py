@@ -64,9 +64,10 @@ def on_dask(address: str) -> Executor:
 
     def execute(work: Callable[[Point], Outcome], points: Iterable[Point]) -> Iterator[Outcome]:
         with Client(address) as client:
-            futures = [client.submit(work, point, pure=False) for point in points]
+            futures = {client.submit(work, point, pure=False): point for point in points}
             for future in as_completed(futures):
-                yield future.result()
+                error = future.exception()  # a worker died: the others go on
+                yield future.result() if error is None else Outcome(futures[future], f"worker: {error}", 0)
 
     return execute
 
@@ -102,10 +103,11 @@ def run_sweep(
     devices = program.choose_devices(num_devices)
     for point in points:
         prepare(point.spec, out / point.folder, devices)
-    with store.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        store.replace_file(out / "spec.toml", specs.to_toml(spec).encode())
     outcomes: dict[str, Outcome] = {}
+    if not is_sweep(out):
+        with store.writing(out), store.new_folder(out) as building:
+            (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
+            _write_list(building, spec, points, outcomes)
     _write_list(out, spec, points, outcomes)
 
     def work(point: Point) -> Outcome:

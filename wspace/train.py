@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from wspace import program as programs
 from wspace import spec as specs
 from wspace.data import Dataset
 from wspace.errors import SpecError
-from wspace.program import Arrays, Plan, Program, State
+from wspace.program import Arrays, Device, Plan, Program, State
 from wspace.provenance import new_provenance, new_session
 from wspace.run import Run
 from wspace.spec import Spec
@@ -26,6 +26,7 @@ SLICE_SECONDS = 0.5  # how often the monitor hears from a long stretch between t
 COMMIT_CHECKPOINTS, COMMIT_BYTES, COMMIT_SECONDS = 8, 16 * 2**20, 2.0  # a commit is due at the first of these
 
 
+@runtime_checkable
 class Monitor(Protocol):
     """Hears what training does. Every method may return at once; none may change anything."""
 
@@ -84,7 +85,7 @@ def train(spec: Spec, out: str | Path, *, num_devices: int | None = None, monito
     return Run(Store(out))
 
 
-def prepare(spec: Spec, out: Path, devices: list[jax.Device]) -> tuple[Store | None, Dataset, Plan]:
+def prepare(spec: Spec, out: Path, devices: list[Device]) -> tuple[Store | None, Dataset, Plan]:
     """Everything that can fail before training, without writing: read the data, make the plan, look at the folder.
 
     Returns:
@@ -100,7 +101,7 @@ def prepare(spec: Spec, out: Path, devices: list[jax.Device]) -> tuple[Store | N
     return existing, data, plan
 
 
-def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[jax.Device], monitor: Monitor) -> None:
+def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[Device], monitor: Monitor) -> None:
     """Train what is not done, `len(devices)` blocks at a time."""
     spec, steps = run_store.spec, specs.checkpoint_steps(run_store.spec)
     num_seeds = len(specs.seed_ids(spec))
@@ -118,7 +119,8 @@ def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[jax
     if not todo:
         return
     program = programs.compile_program(plan.recipe, tuple(devices))
-    arrays = jax.device_put(Arrays(data.x_train, data.y_train, data.x_test, data.y_test), program.replicated)
+    examples = (data.x_train, data.y_train, data.x_test, data.y_test)
+    arrays = Arrays(*jax.device_put(examples, program.replicated))
     trainer = _Trainer(run_store, plan, program, arrays, monitor)
     todo.sort(key=lambda item: item[:2])
     for checkpoint, group in itertools.groupby(todo, key=lambda item: item[0]):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 Params = PyTree
+AnyArray = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Layout:
         """Dimension P of weight space."""
         return sum(self.sizes)
 
-    def unravel(self, theta: Float[Array, "*batch param"] | Float[np.ndarray, "*batch param"]) -> Params:
+    def unravel(self, theta: Float[AnyArray, "*batch param"]) -> Params:
         """Params whose leaves keep theta's leading axes: the inverse of `ravel`.
 
         Args:

@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from wspace import MLP, objective, tree
+from wspace.data import load
+from wspace.spec import DataSpec
+
+
+def population(sizes, num, seed=0):
+    keys = jax.random.split(jax.random.key(seed), num)
+    return jax.vmap(MLP(sizes).init)(keys)
+
+
+def test_cross_entropy_equals_scikit_learn(rng):
+    logits, y = rng.standard_normal((20, 4)), rng.integers(0, 4, 20)
+    losses = objective.example_loss("cross_entropy", jnp.asarray(logits), jnp.asarray(y))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.mean(losses), sklearn.metrics.log_loss(y, probabilities), rtol=1e-5)
+
+
+def test_squared_error_of_labels_is_that_of_one_hot_targets(rng):
+    outputs, y = jnp.asarray(rng.standard_normal((9, 3))), rng.integers(0, 3, 9)
+    got = objective.example_loss("squared_error", outputs, jnp.asarray(y))
+    np.testing.assert_allclose(got, np.sum((np.asarray(outputs) - np.eye(3)[y]) ** 2, axis=1), rtol=1e-5)
+
+
+def test_accuracy_counts_the_first_of_equal_outputs():
+    outputs = jnp.array([[1.0, 1.0], [0.0, 2.0]])
+    np.testing.assert_array_equal(objective.accuracy(outputs, jnp.array([1, 1])), [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "identity"])
+def test_gradient_equals_finite_differences_in_float64(x64, rng, kind, activation):
+    model = MLP((4, 5, 3), activation)
+    layout = tree.Layout.of(model.init(jax.random.key(0)))
+    theta = rng.standard_normal(layout.size)
+    x, y = jnp.asarray(rng.standard_normal((11, 4))), jnp.asarray(rng.integers(0, 3, 11))
+    loss = jax.jit(lambda t: objective.objective(model, kind, layout.unravel(t), x, y, 0.3))
+    gradient, h = jax.grad(loss)(jnp.asarray(theta)), 1e-6
+    basis = np.eye(layout.size)
+    differences = [(loss(theta + h * e) - loss(theta - h * e)) / (2 * h) for e in basis]
+    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
+
+
+def test_penalty_adds_half_l2_of_the_squared_norm_biases_included(x64, rng):
+    params = ({"weight": jnp.asarray(rng.standard_normal((2, 3))), "bias": jnp.asarray(rng.standard_normal(3))},)
+    squares = sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(objective.penalty(params, 0.4), 0.2 * squares, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("iris", "cross_entropy"), ("iris", "squared_error"), ("diabetes", "squared_error")]
+)
+@pytest.mark.parametrize("chunk_values", [10**9, 500, 1], ids=["whole", "chunked", "one by one"])
+def test_metrics_are_exact_however_the_data_is_chunked(monkeypatch, name, kind, chunk_values):
+    monkeypatch.setattr(objective, "CHUNK_VALUES", chunk_values)
+    data = load(DataSpec(name=name))
+    model = MLP((data.num_features, 6, data.num_outputs))
+    params = population(model.sizes, 3)
+    l2 = 0.01
+    got = objective.evaluate(model, kind, params, data, l2)
+    assert set(got) == set(objective.METRICS[data.task])
+    for seed in range(3):
+        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
+        for part in ("train", "test"):
+            x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+            outputs = np.asarray(model.apply(one, x))
+            losses = objective.example_loss(kind, jnp.asarray(outputs), jnp.asarray(y))
+            np.testing.assert_allclose(got[f"{part}_loss"][seed], np.mean(losses), rtol=2e-5)
+            if data.task == "classification":
+                score, name = np.mean(outputs.argmax(axis=1) == y), "accuracy"
+            else:
+                score, name = sklearn.metrics.r2_score(y, outputs), "r2"
+            np.testing.assert_allclose(got[f"{part}_{name}"][seed], score, rtol=1e-4, atol=1e-6)
+        value, gradient = jax.value_and_grad(
+            lambda p: objective.objective(model, kind, p, jnp.asarray(data.x_train), jnp.asarray(data.y_train), l2)
+        )(one)
+        np.testing.assert_allclose(got["train_objective"][seed], value, rtol=2e-5)
+        np.testing.assert_allclose(got["grad_norm"][seed], tree.norm(gradient), rtol=2e-4)
+
+
+def test_chunks_bound_the_activations_held_at_once():
+    model = MLP((784, 512, 512, 10))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    chunk = objective.chunk_examples(model, params, (8000, 784), 4)
+    assert 1 <= chunk < 8000
+    assert chunk * 4 * (784 + 512 + 512 + 10) <= objective.CHUNK_VALUES

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wspace import MLP, stack_params, tree
+
+
+def params_of(sizes, seed=0):
+    return MLP(tuple(sizes)).init(jax.random.key(seed))
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.lists(st.integers(1, 3), max_size=2))
+def test_unravel_inverts_ravel_for_any_shape_and_batch(sizes, batch):
+    layout = tree.Layout.of(params_of(sizes))
+    theta = np.random.default_rng(0).standard_normal((*batch, layout.size)).astype(np.float32)
+    params = layout.unravel(theta)
+    for leaf, shape in zip(jax.tree.leaves(params), layout.shapes, strict=True):
+        assert leaf.shape == (*batch, *shape)
+    np.testing.assert_array_equal(tree.ravel(params, batch_ndim=len(batch)), theta)
+
+
+def test_layout_places_each_leaf_where_ravel_puts_it():
+    params = params_of((3, 4, 2))
+    layout, theta = tree.Layout.of(params), tree.ravel(params)
+    assert layout.names == ("0.bias", "0.weight", "1.bias", "1.weight")
+    assert layout.offsets == (0, 4, 16, 18)
+    assert layout.size == len(theta) == 26
+    np.testing.assert_array_equal(theta[4:16], params[0]["weight"].ravel())
+
+
+def test_unravel_refuses_a_vector_of_another_length():
+    with pytest.raises(ValueError, match="has 25 values in its last axis, this layout has 26"):
+        tree.Layout.of(params_of((3, 4, 2))).unravel(np.zeros(25))
+
+
+def test_stack_params_stacks_networks_of_ones_own():
+    population = [params_of((3, 4, 2), seed) for seed in range(3)]
+    stacked = stack_params(population)
+    for i, params in enumerate(population):
+        np.testing.assert_array_equal(tree.ravel(stacked, batch_ndim=1)[i], tree.ravel(params))
+
+
+@pytest.mark.parametrize(
+    ("population", "message"),
+    [
+        ([], "at least one"),
+        (
+            [params_of((3, 4, 2)), params_of((3, 5, 2))],
+            r"network 1 has 0.bias of shape \(5,\), network 0 of shape \(4,\)",
+        ),
+        ([params_of((3, 4, 2)), params_of((3, 2))], "network 1 has leaves"),
+    ],
+)
+def test_stack_params_names_the_first_difference(population, message):
+    with pytest.raises(ValueError, match=message):
+        stack_params(population)
+
+
+def test_lerp_is_exact_at_its_ends_and_linear_between():
+    a, b = params_of((3, 4, 2), 0), params_of((3, 4, 2), 1)
+    np.testing.assert_array_equal(tree.ravel(tree.lerp(a, b, 0.0)), tree.ravel(a))
+    np.testing.assert_array_equal(tree.ravel(tree.lerp(a, b, 1.0)), tree.ravel(b))
+    middle = (np.float64(1) * tree.ravel(a) + tree.ravel(b)) / 2
+    np.testing.assert_allclose(tree.ravel(tree.lerp(a, b, 0.5)), middle, rtol=1e-6)
+
+
+def test_dot_and_norm_are_those_of_theta():
+    a, b = params_of((3, 4, 2), 0), params_of((3, 4, 2), 1)
+    np.testing.assert_allclose(tree.dot(a, b), np.dot(tree.ravel(a), tree.ravel(b)), rtol=1e-5)
+    np.testing.assert_allclose(tree.norm(a), np.linalg.norm(tree.ravel(a)), rtol=1e-6)
+    assert jnp.shape(tree.norm(a)) == ()
