@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,11 +8,10 @@ from wspace.errors import PlatformError, SpecError
 from wspace.program import Arrays, State
 
 
-def compiled(spec, num_devices=1):
-    data, devices = load(spec.data), program.choose_devices(num_devices)
+def compiled(spec):
+    data = load(spec.data)
     plan = program.plan(spec, data, "cpu")
-    arrays = Arrays(*map(jnp.asarray, (data.x_train, data.y_train, data.x_test, data.y_test)))
-    return program.compile_program(plan.recipe, tuple(devices)), plan, arrays
+    return program.compile_program(plan.recipe), plan, Arrays.of(data)
 
 
 def trained(spec, seeds, num_steps, stops=()):

@@ -4,12 +4,11 @@ Every source gives a `_Source` of raw arrays; one function, `_prepare`, turns it
 """
 
 import dataclasses
+import functools
 import hashlib
-import math
 import re
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -58,7 +57,7 @@ class Dataset:
         """Outputs of a network for this data: classes, or targets."""
         return self.num_classes or self.y_train.shape[1]
 
-    @cached_property
+    @functools.cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the four arrays with their types and shapes."""
         digest = hashlib.sha256()
@@ -92,7 +91,7 @@ def load(spec: DataSpec) -> Dataset:
         try:
             source = _FILES[spec.name](spec)
         except OSError as error:
-            raise DataError(f"data.path = {spec.path!r} cannot be read: {error}") from error
+            raise DataError(f"data.path = {spec.path!r} cannot be read: {error.strerror}") from error
     else:
         x, y = synthetic.draw(spec)
         source = _Source(x, y, "classification" if y.ndim == 1 else "regression")
@@ -132,13 +131,13 @@ _BUNDLED = {
     "iris": bundled.load_iris,
     "wine": bundled.load_wine,
     "breast_cancer": bundled.load_breast_cancer,
-    "diabetes": bundled.load_diabetes,
+    # by default it comes scaled with statistics of all examples, those of the test set included
+    "diabetes": functools.partial(bundled.load_diabetes, scaled=False),
 }
 
 
 def _load_bundled(spec: DataSpec) -> _Source:
-    # diabetes comes scaled by statistics of all its examples, test set included, unless asked not to
-    bunch = bundled.load_diabetes(scaled=False) if spec.name == "diabetes" else _BUNDLED[spec.name]()
+    bunch: Any = _BUNDLED[spec.name]()
     x = bunch.images if spec.name == "digits" else bunch.data
     task: Task = "regression" if spec.name == "diabetes" else "classification"
     classes = () if task == "regression" else tuple(str(c) for c in bunch.target_names)
@@ -200,7 +199,7 @@ def _load_openml(spec: DataSpec) -> _Source:
     """A dense numeric dataset of openml.org, cached below data.path (default: scikit-learn's data home)."""
     name = f"OpenML dataset {spec.dataset!r} version {spec.version}"
     try:
-        bunch = bundled.fetch_openml(
+        bunch: Any = bundled.fetch_openml(
             spec.dataset, version=spec.version, data_home=spec.path or None, as_frame=False, parser="liac-arff"
         )
     except Exception as error:  # a damaged cache or an unexpected answer makes its parsers raise anything
@@ -210,11 +209,9 @@ def _load_openml(spec: DataSpec) -> _Source:
         raise DataError(f"{name} has categories in {nominal[:5]}: numeric features are expected")
     if bunch.target is None:
         raise DataError(f"{name} names no target: a column of labels or targets is expected")
-    x = bunch.data
-    if hasattr(x, "toarray"):
-        files.check_size(name, x.shape, 8 * math.prod(x.shape))
-        x = x.toarray()
-    x, target = _first(name, x, bunch.target, spec.num_examples)
+    if not isinstance(bunch.data, np.ndarray):  # also, the parser leaves labels that a sparse row omits undefined
+        raise DataError(f"{name} is sparse, of shape {bunch.data.shape}: a dense dataset is expected")
+    x, target = _first(name, bunch.data, bunch.target, spec.num_examples)
     if target.dtype.kind in "OUS":
         classes, y = np.unique(target.astype(str), return_inverse=True)
         return _Source(x, y, "classification", feature_names=names, class_names=tuple(classes.tolist()))
@@ -257,26 +254,23 @@ def _prepare(name: str, source: _Source, spec: DataSpec) -> Dataset:
         if source.task == "regression":
             y_train, y_test = _standardize(y_train, y_test)
     dtype = np.int32 if source.task == "classification" else np.float32
-    arrays = [
-        _frozen(a, t) for a, t in ((x_train, np.float32), (y_train, dtype), (x_test, np.float32), (y_test, dtype))
-    ]
-    if not all(np.all(np.isfinite(a)) for a in arrays):
+    x_train, x_test = _frozen(x_train, np.float32), _frozen(x_test, np.float32)
+    y_train, y_test = _frozen(y_train, dtype), _frozen(y_test, dtype)
+    if not all(np.all(np.isfinite(a)) for a in (x_train, y_train, x_test, y_test)):
         raise DataError(
             f"{name}: test examples lie more than {HUGE} standard deviations of the train set from its mean: "
             "float32 cannot hold them"
         )
-    _check_constant(name, arrays[0], names, spec.constant_features, len(input_shape) > 1)
-    if source.task == "regression" and np.any(_is_constant(arrays[1])):
+    _check_constant(name, x_train, names, spec.constant_features, len(input_shape) > 1)
+    if source.task == "regression" and np.any(_is_constant(y_train)):
         raise DataError(f"{name}: a target is constant over the train set: targets to learn are expected to vary")
-    return Dataset(name, source.task, *arrays, num_classes, input_shape, names, classes)
+    return Dataset(name, source.task, x_train, y_train, x_test, y_test, num_classes, input_shape, names, classes)
 
 
 def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
     for what, array in (("inputs", x), ("labels or targets", y)):
         if array.ndim == 0 or array.size == 0:
-            raise DataError(
-                f"{name}: {what} have shape {array.shape}: at least one example with one value is expected"
-            )
+            raise DataError(f"{name}: {what} have shape {array.shape}: at least one example with one value is expected")
     if len(x) != len(y):
         raise DataError(f"{name}: {len(x)} inputs but {len(y)} labels or targets: as many are expected")
 
@@ -297,8 +291,8 @@ def _check_examples(name: str, x: np.ndarray, y: np.ndarray, task: Task) -> np.n
                 f"{name}: {np.count_nonzero(bad)} of the {what} are NaN or infinite, the first at {_first_place(bad)} "
                 "(example, ...): finite numbers are expected; clean them first, nothing is filled in"
             )
-        if what != "labels" and (array.max() > HUGE or array.min() < -HUGE):
-            place = _first_place((array > HUGE) | (array < -HUGE))
+        if what != "labels" and max(float(array.max()), -float(array.min())) > HUGE:
+            place = _first_place(np.abs(array) > HUGE)
             raise DataError(
                 f"{name}: {array[place]:g} of the {what}, at {place} (example, ...), is beyond float32's range: "
                 f"at most {HUGE} is expected"
@@ -342,7 +336,8 @@ def _split(name: str, x: np.ndarray, y: np.ndarray, spec: DataSpec, num_classes:
     num_test = max(1, round(spec.test_fraction * len(x)))
     if num_test >= len(x):
         raise DataError(
-            f"{name}: {len(x)} examples leave none for training with data.test_fraction = {spec.test_fraction}"
+            f"{name}: data.test_fraction = {spec.test_fraction} of {len(x)} examples leaves none for training: "
+            "at least one is expected"
         )
     if spec.split == "ordered":
         parts = [x[:-num_test], x[-num_test:], y[:-num_test], y[-num_test:]]
@@ -350,7 +345,7 @@ def _split(name: str, x: np.ndarray, y: np.ndarray, spec: DataSpec, num_classes:
         if num_classes:
             _check_stratified(name, np.bincount(y), num_test)
         stratify = y if num_classes else None
-        parts = train_test_split(x, y, test_size=num_test, random_state=spec.split_seed, stratify=stratify)
+        parts: list[Any] = train_test_split(x, y, test_size=num_test, random_state=spec.split_seed, stratify=stratify)
     if num_classes and np.any(absent := np.bincount(parts[2], minlength=num_classes) == 0):
         raise DataError(
             f"{name}: the {spec.split} split leaves no example of class {np.argmax(absent)} for training, one of each "

@@ -6,15 +6,15 @@ import math
 import struct
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
 
 from wspace.errors import DataError
 
-MAX_BYTES = 4 * 2**30  # of one array, uncompressed
+MAX_BYTES = 4 * 2**30  # of all arrays of a file, uncompressed
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_PIECE = 2**24  # bytes
 
 
 def read_idx(path: Path) -> Shaped[np.ndarray, "..."]:
@@ -39,15 +39,16 @@ def read_npz(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Read all arrays of an npz file; nothing in it is ever unpickled.
 
     Raises:
-        DataError: missing, not an npz, an object array, larger than MAX_BYTES, or truncated.
+        DataError: missing, not an npz, an object array, larger than MAX_BYTES in all, or truncated.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-            check_size(str(path), (len(archive.infolist()), "arrays"), total)
-            for member in archive.infolist():
+            members = archive.infolist()
+            check_size(f"{path} with {len(members)} arrays", sum(member.file_size for member in members))
+            for member in members:
                 with archive.open(member) as file:
-                    _check_npy(f"{path}: {member.filename}", member.file_size, file)
+                    head = file.read(2**16)  # a header may claim gigabytes; real ones take hundreds of bytes
+                _check_npy(f"{path}: {member.filename}", member.file_size, head)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except DataError:
@@ -56,7 +57,17 @@ def read_npz(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         raise DataError(f"{path} cannot be read as npz: {error}") from error
 
 
-def _parse_idx(path: Path, file: BinaryIO | gzip.GzipFile) -> np.ndarray:
+def check_size(name: str, num_bytes: int) -> None:
+    """Refuse what would take more than MAX_BYTES of memory.
+
+    Raises:
+        DataError: it would.
+    """
+    if num_bytes > MAX_BYTES:
+        raise DataError(f"{name} takes {num_bytes / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:g} GiB is accepted")
+
+
+def _parse_idx(path: Path, file: io.BufferedIOBase) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
         raise DataError(
@@ -67,28 +78,30 @@ def _parse_idx(path: Path, file: BinaryIO | gzip.GzipFile) -> np.ndarray:
         raise DataError(f"{path} is truncated: it ends inside its header of {magic[3]} dimensions")
     shape, dtype = struct.unpack(f">{magic[3]}I", header), np.dtype(_IDX_TYPES[magic[2]])
     expected = math.prod(shape) * dtype.itemsize
-    _check_size(str(path), shape, expected)
-    content = file.read(expected + 1)
+    check_size(f"{path} with shape {shape}", expected)
+    content = _read(file, expected + 1)
     if len(content) != expected:
         received = f"{len(content)} bytes" if len(content) < expected else "more"
-        raise DataError(f"{path} has {received} of values, its header {shape} promises {expected}: is it truncated?")
+        raise DataError(f"{path} has {received} of values, its header {shape} promises {expected}: is it damaged?")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _check_npy(name: str, size: int, file) -> None:
+def _read(file: io.BufferedIOBase, num: int) -> bytes:
+    """At most num bytes; piece by piece, as read(num) takes num bytes of memory however few the file holds."""
+    pieces = []
+    while num > 0 and (piece := file.read(min(num, _PIECE))):
+        pieces.append(piece)
+        num -= len(piece)
+    return b"".join(pieces)
+
+
+def _check_npy(name: str, size: int, head: bytes) -> None:
+    file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
-        raise DataError(f"{name} is an object array, which could run code when it is read: save numbers or strings")
+        raise DataError(f"{name} is an object array, which could run code when it is read: numbers are expected")
     expected = math.prod(shape) * dtype.itemsize
-    _check_size(name, shape, expected)
     if size < expected:
-        raise DataError(f"{name} has {size} bytes, its header {shape} promises {expected}: is it truncated?")
-
-
-def _check_size(name: str, shape: tuple[int, ...], expected: int) -> None:
-    if expected > MAX_BYTES:
-        raise DataError(
-            f"{name} has shape {shape}: {expected / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.0f} are read"
-        )
+        raise DataError(f"{name} has {size} bytes, its header {shape} promises {expected}: is it damaged?")

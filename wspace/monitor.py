@@ -1,7 +1,6 @@
 """Training seen from the terminal: a bar with rate, time left, loss and diverged count, or plain lines in a log."""
 
 import time
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -40,7 +39,7 @@ class Bar:
         )
         self._task = self._progress.add_task(escape(name), total=None, rate="", loss="", diverged="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bar":
         self._progress.start()
         return self
 
@@ -55,9 +54,12 @@ class Bar:
 
     def begin(self, total: int, already: int) -> None:
         self._total, self._already, self._taken, self._num_diverged = total, already, 0, 0
-        self._loss = ""
+        self._loss = "no checkpoint yet"
         self._since = self._spoke = time.monotonic()
-        self._progress.reset(self._task, total=total, completed=already, description=escape(self._name))
+        name = escape(self._name)
+        self._progress.reset(
+            self._task, total=total, completed=already, description=name, rate="", loss="", diverged=""
+        )
         if already == total:
             self._console.print(f"{escape(self._name)}: complete, nothing to train", highlight=False)
         elif already:

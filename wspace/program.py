@@ -1,8 +1,10 @@
-"""Training: one seed's step and loop, then jit(vmap) over the seeds of a block and one block per device.
+"""Training: one seed's step and loop, then jit(vmap) over the seeds of a block.
 
 Written for one seed (`_Seed`), batched in one visible place (`compile_program`). A block is `width` seeds in one vmap
-on one device; each device of the mesh axis `seed` trains one block at a time. A seed's numbers depend on its id, the
-spec and the block width, never on its company: lanes do not mix, and the param count fixes the width.
+on one device. A seed's numbers depend on its id, the spec and the block width, never on its company: lanes do not mix,
+and the param count fixes the width. Nor do they depend on the number of devices: each runs the same program on blocks
+of its own. (One program partitioned over a mesh gives other last bits on two devices than on one: the compiler takes
+another path as soon as there is more than one partition.)
 """
 
 import dataclasses
@@ -14,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from wspace import objective, tree
@@ -61,12 +62,17 @@ class State(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """A dataset on the devices."""
+    """A dataset on a device."""
 
     x_train: Float[Array, "train feature"]
     y_train: Shaped[Array, "train ..."]
     x_test: Float[Array, "test feature"]
     y_test: Shaped[Array, "test ..."]
+
+    @classmethod
+    def of(cls, data: Dataset) -> "Arrays":
+        """A dataset's arrays, on JAX's default device."""
+        return cls(*map(jnp.asarray, (data.x_train, data.y_train, data.x_test, data.y_test)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +93,19 @@ class Recipe:
 
 
 class Program(NamedTuple):
-    """The compiled functions of a recipe; stacked arguments have a leading axis of len(devices) * width seeds.
+    """The jitted functions of a recipe for one block; stacked arguments have a leading axis of `width` seeds.
+
+    They run where their arguments lie, so that every device runs one and the same program.
 
     Attributes:
         init: (root key, init seeds, hypers) -> State at step 0.
         advance: (State, root key, order seeds, start, stop, arrays, hypers) -> State at step `stop`; State is donated.
         measure: (State, step, arrays, hypers) -> (theta, metrics, diverged_at).
-        sharding: how stacked arrays lie on the mesh.
-        replicated: how arrays that all seeds share lie on the mesh.
     """
 
     init: Callable
     advance: Callable
     measure: Callable
-    sharding: NamedSharding
-    replicated: NamedSharding
 
 
 class Plan(NamedTuple):
@@ -314,11 +318,9 @@ class _Seed:
 
 
 @functools.lru_cache(maxsize=16)
-def compile_program(recipe: Recipe, devices: tuple[Device, ...]) -> Program:
-    """jit(vmap) over the seeds of a block, one block per device: the only place where seeds are batched."""
+def compile_program(recipe: Recipe) -> Program:
+    """jit(vmap) over the seeds of a block: the only place where seeds are batched."""
     one = _Seed(recipe)
-    mesh = Mesh(np.array(devices), ("seed",))
-    each, same = PartitionSpec("seed"), PartitionSpec()
     order = None if recipe.shared_order else 0
 
     def batch(function: Callable, axes: tuple[int | None, ...], donate: tuple[int, ...] = ()) -> Callable:
@@ -327,16 +329,12 @@ def compile_program(recipe: Recipe, devices: tuple[Device, ...]) -> Program:
             with jax.default_matmul_precision(recipe.precision):
                 return jax.vmap(function, in_axes=axes)(*args)
 
-        specs = tuple(same if axis is None else each for axis in axes)
-        mapped = jax.shard_map(scoped, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
+        return jax.jit(scoped, donate_argnums=donate)
 
     return Program(
         init=batch(one.init, (None, 0, None)),
         advance=batch(one.advance, (0, None, order, None, None, None, None), donate=(0,)),
         measure=batch(one.measure, (0, None, None, None)),
-        sharding=NamedSharding(mesh, each),
-        replicated=NamedSharding(mesh, same),
     )
 
 

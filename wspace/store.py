@@ -175,10 +175,9 @@ class Store:
             os.fsync(file.fileno())
 
     def _load_state(self, block: int) -> tuple[int, list[np.ndarray]] | None:
-        path = self._state_path(block)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return int(file["checkpoint"]), [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+            with self._state_path(block).open("rb") as file, np.load(file, allow_pickle=False) as state:
+                return int(state["checkpoint"]), [state[f"leaf{i}"] for i in range(len(state.files) - 1)]
         except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 

@@ -67,7 +67,7 @@ def on_dask(address: str) -> Executor:
             futures = {client.submit(work, point, pure=False): point for point in points}
             for future in as_completed(futures):
                 error = future.exception()  # a worker died: the others go on
-                yield future.result() if error is None else Outcome(futures[future], f"worker: {error}", 0)
+                yield future.result() if error is None else Outcome(futures[future], f"the worker failed: {error!r}", 0)
 
     return execute
 
@@ -108,7 +108,6 @@ def run_sweep(
         with store.writing(out), store.new_folder(out) as building:
             (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
             _write_list(building, spec, points, outcomes)
-    _write_list(out, spec, points, outcomes)
 
     def work(point: Point) -> Outcome:
         return train_point(point, out, num_devices, monitor(point) if monitor else None)

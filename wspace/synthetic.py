@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from sklearn.datasets import make_moons
 
+from wspace.errors import DataError
+from wspace.files import check_size
 from wspace.spec import DataSpec
 
 Examples = tuple[Float[np.ndarray, "example feature"], Shaped[np.ndarray, "example ..."]]
@@ -22,8 +24,13 @@ def draw(spec: DataSpec) -> Examples:
 
     Returns:
         x (example, feature) and y: labels (example,) int64, or targets (example, 1) float64.
+
+    Raises:
+        DataError: the draw is larger than files.MAX_BYTES, or a teacher leaves a class without examples.
     """
     num = NUM_EXAMPLES if spec.num_examples is None else spec.num_examples
+    width = spec.num_features or 20
+    check_size(f"{spec.name} with {num} examples of {width} features", 8 * num * width)
     return _PROBLEMS[spec.name](spec, num, np.random.default_rng(spec.seed))
 
 
@@ -63,9 +70,18 @@ def teacher(spec: DataSpec, num: int, rng: np.random.Generator) -> Examples:
     x = rng.normal(size=(num, sizes[0]))
     z = x
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        check_size(f"teacher with a layer from {fan_in} to {fan_out} units", 8 * fan_out * max(fan_in, num))
         z = (z if i == 0 else np.maximum(z, 0)) @ rng.normal(0, np.sqrt(2 / fan_in), (fan_in, fan_out))
     noisy = z + rng.normal(0, _noise(spec, 0.0), z.shape)
-    return x, np.argmax(noisy - noisy.mean(axis=0), axis=1) if classes else noisy
+    if not classes:
+        return x, noisy
+    y = np.argmax(noisy - noisy.mean(axis=0), axis=1)
+    if num_lost := classes - len(np.unique(y)):
+        raise DataError(
+            f"teacher: {num_lost} of {classes} classes have no example among {num}, one of each is expected: "
+            "take wider data.teacher_hidden, fewer data.num_classes, more data.num_examples or another data.seed"
+        )
+    return x, y
 
 
 def random_labels(spec: DataSpec, num: int, rng: np.random.Generator) -> Examples:

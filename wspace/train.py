@@ -3,12 +3,13 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from wspace import data as datasets
 from wspace import doctor, objective, store
@@ -16,7 +17,7 @@ from wspace import program as programs
 from wspace import spec as specs
 from wspace.data import Dataset
 from wspace.errors import SpecError
-from wspace.program import Arrays, Device, Plan, Program, State
+from wspace.program import Arrays, Device, Plan, State
 from wspace.provenance import new_provenance, new_session
 from wspace.run import Run
 from wspace.spec import Spec
@@ -118,68 +119,59 @@ def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[Dev
     monitor.begin(steps[-1] * num_seeds, already)
     if not todo:
         return
-    program = programs.compile_program(plan.recipe, tuple(devices))
-    examples = (data.x_train, data.y_train, data.x_test, data.y_test)
-    arrays = Arrays(*jax.device_put(examples, program.replicated))
-    trainer = _Trainer(run_store, plan, program, arrays, monitor)
-    todo.sort(key=lambda item: item[:2])
-    for checkpoint, group in itertools.groupby(todo, key=lambda item: item[0]):
-        for chosen in _batched(group, len(devices)):
-            trainer.round([block for _, block, _ in chosen], checkpoint, [leaves for _, _, leaves in chosen])
+    with ThreadPoolExecutor(len(devices)) as pool:
+        trainer = _Trainer(run_store, data, plan, devices, pool, monitor)
+        todo.sort(key=lambda item: item[:2])
+        for checkpoint, group in itertools.groupby(todo, key=lambda item: item[0]):
+            for chosen in _batched(group, len(devices)):
+                trainer.round([block for _, block, _ in chosen], checkpoint, [leaves for _, _, leaves in chosen])
 
 
 class _Trainer:
     """What the rounds of one training session share."""
 
-    def __init__(self, run_store: Store, plan: Plan, program: Program, arrays: Arrays, monitor: Monitor):
-        self.store, self.plan, self.program, self.arrays, self.monitor = run_store, plan, program, arrays, monitor
+    def __init__(
+        self, run_store: Store, data: Dataset, plan: Plan, devices: list[Device], pool: Executor, monitor: Monitor
+    ):
+        self.store, self.plan, self.pool, self.monitor = run_store, plan, pool, monitor
         self.spec = run_store.spec
         self.steps = specs.checkpoint_steps(self.spec)
         self.ids = np.asarray(specs.seed_ids(self.spec))
-        self.root = programs.root_key(self.spec)
+        self.program = programs.compile_program(plan.recipe)
+        shared = (programs.root_key(self.spec), Arrays.of(data), plan.hypers)
+        self.shared = [(device, *jax.device_put(shared, device)) for device in devices]
         self.rate = 0.0  # steps a second, learnt as training goes
 
     def round(self, blocks: list[int], checkpoint: int, leaves: list[Any]) -> None:
-        """Train one block per device from a stored checkpoint (-1: from the init) to the end."""
-        slots = blocks + [blocks[-1]] * (self.program.sharding.mesh.size - len(blocks))  # idle devices repeat a block
-        seeds = np.concatenate([self._padded_seeds(block) for block in slots])
-        num_real = sum(self._num_seeds(block) for block in blocks)
-        state = self._start(seeds, leaves + leaves[-1:] * (len(slots) - len(blocks)))
-        pending = _Pending(self.store, blocks, checkpoint + 1)
+        """Train one block per device, side by side, from a stored checkpoint (-1: from the init) to the end."""
+        parts = [
+            _Part(self, block, shared, checkpoint, stored)
+            for block, shared, stored in zip(blocks, self.shared, leaves, strict=False)
+        ]
+        since, pending = time.monotonic(), 0
         for index in range(checkpoint + 1, len(self.steps)):
             step = self.steps[index]
-            start = self.steps[index - 1] if index > 0 else 0
-            for lo, hi in self._slices(start, step):
-                order = self._order(seeds, lo)
+            for lo, hi in self._slices(self.steps[index - 1] if index > 0 else 0, step):
                 began = time.perf_counter()
-                state = jax.block_until_ready(
-                    self.program.advance(
-                        state, self.root, order, np.int32(lo), np.int32(hi), self.arrays, self.plan.hypers
-                    )
-                )
+                # Threads, because compiling for each device and waiting for it let go of Python's lock.
+                list(self.pool.map(lambda part, lo=lo, hi=hi: part.advance(lo, hi), parts))
                 self.rate = (hi - lo) / max(time.perf_counter() - began, 1e-6)
-                self.monitor.advance((hi - lo) * num_real)
-            theta, metrics, diverged = self.program.measure(state, np.int32(step), self.arrays, self.plan.hypers)
-            state = state._replace(diverged_at=diverged)
-            pending.add(np.asarray(theta), {k: np.asarray(v) for k, v in metrics.items()}, np.asarray(diverged))
-            self._tell(blocks, step, pending)
-            if index == len(self.steps) - 1 or pending.due():
-                pending.commit(state)
-
-    def _start(self, seeds: np.ndarray, leaves: list[Any]) -> State:
-        """The init, or the stored states of the blocks side by side."""
-        init, _ = programs.stream_seeds(self.spec, seeds.tolist())
-        init = jax.device_put(init, self.program.sharding)
-        if leaves[0] is None:
-            return self.program.init(self.root, init, self.plan.hypers)
-        like = jax.eval_shape(self.program.init, self.root, init, self.plan.hypers)
-        stacked = [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
-        return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), stacked), self.program.sharding)
-
-    def _order(self, seeds: np.ndarray, step: int):
-        """The order seeds that hold from `step` on, as the program takes them."""
-        _, order = programs.stream_seeds(self.spec, seeds.tolist(), step)
-        return order[0] if self.plan.recipe.shared_order else jax.device_put(order, self.program.sharding)
+                self.monitor.advance((hi - lo) * sum(part.num_seeds for part in parts))
+            failures = [part.measure(step) for part in parts]
+            for seed, at in itertools.chain(*failures):
+                self.monitor.diverged(seed, at)
+            self.monitor.checkpoint(step, np.concatenate([part.metrics[-1]["train_loss"] for part in parts]))
+            pending += 1
+            held = sum(theta.nbytes for part in parts for theta in part.theta)
+            if (
+                index == len(self.steps) - 1
+                or pending >= COMMIT_CHECKPOINTS
+                or held >= COMMIT_BYTES
+                or time.monotonic() - since >= COMMIT_SECONDS
+            ):
+                for part in parts:
+                    part.commit()
+                since, pending = time.monotonic(), 0
 
     def _slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut a stretch of steps so that each part takes about SLICE_SECONDS. Where the cuts fall changes no number."""
@@ -187,70 +179,63 @@ class _Trainer:
             length = max(1, int(self.rate * SLICE_SECONDS)) if self.rate else min(64, stop - start)
             yield start, (start := min(stop, start + length))
 
-    def _tell(self, blocks: list[int], step: int, pending: "_Pending") -> None:
-        loss = []
-        for slot, block in enumerate(blocks):
-            rows = slice(slot * self.store.width, slot * self.store.width + self._num_seeds(block))
-            loss.append(pending.metrics[-1]["train_loss"][rows])
-            now, before = pending.diverged_at[rows], pending.known_diverged[rows]
-            for seed, at in zip(self.ids[self.store.rows(block)][now != before], now[now != before], strict=True):
-                self.monitor.diverged(int(seed), int(at))
-        pending.known_diverged = pending.diverged_at
-        self.monitor.checkpoint(step, np.concatenate(loss))
 
-    def _padded_seeds(self, block: int) -> Int[np.ndarray, "width"]:
-        """The block's seeds; a short last block is filled up by repeating its first seed, which is then dropped."""
-        seeds = self.ids[self.store.rows(block)]
-        return np.concatenate([seeds, np.full(self.store.width - len(seeds), seeds[0])])
+class _Part:
+    """One block in training on one device, with the checkpoints that are measured and not yet committed."""
 
-    def _num_seeds(self, block: int) -> int:
-        rows = self.store.rows(block)
-        return rows.stop - rows.start
-
-
-class _Pending:
-    """Checkpoints of one round that are measured and not yet committed: a few, however many the run has."""
-
-    def __init__(self, run_store: Store, blocks: list[int], first: int):
-        self.store, self.blocks, self.first = run_store, blocks, first
+    def __init__(self, trainer: _Trainer, block: int, shared: tuple, checkpoint: int, leaves: list[np.ndarray] | None):
+        self.store, self.program, self.spec, self.block = trainer.store, trainer.program, trainer.spec, block
+        self.device, self.root, self.arrays, self.hypers = shared
+        self.shared_order = trainer.plan.recipe.shared_order
+        seeds = trainer.ids[self.store.rows(block)]
+        self.num_seeds, self.real = len(seeds), seeds
+        # A short last block is filled up by repeating its first seed; what that gives is dropped.
+        self.seeds = np.concatenate([seeds, np.full(self.store.width - len(seeds), seeds[0])]).tolist()
+        self.first = checkpoint + 1
         self.theta: list[np.ndarray] = []
         self.metrics: list[dict[str, np.ndarray]] = []
-        self.diverged_at = self.known_diverged = np.array(-1)
-        self.since = time.monotonic()
+        self.state = self._start(leaves)
+        self.diverged_at = np.asarray(self.state.diverged_at)[: self.num_seeds]
 
-    def add(self, theta: np.ndarray, metrics: dict[str, np.ndarray], diverged_at: np.ndarray) -> None:
-        if self.known_diverged.ndim == 0:
-            self.known_diverged = np.full_like(diverged_at, -1)
-        self.theta.append(theta)
-        self.metrics.append(metrics)
-        self.diverged_at = diverged_at
+    def advance(self, start: int, stop: int) -> None:
+        """Take the steps start .. stop-1."""
+        _, order = programs.stream_seeds(self.spec, self.seeds, start)
+        order = jax.device_put(order[0] if self.shared_order else order, self.device)
+        bounds = (np.int32(start), np.int32(stop))
+        self.state = self.program.advance(self.state, self.root, order, *bounds, self.arrays, self.hypers)
+        jax.block_until_ready(self.state)
 
-    def due(self) -> bool:
-        return (
-            len(self.theta) >= COMMIT_CHECKPOINTS
-            or sum(theta.nbytes for theta in self.theta) >= COMMIT_BYTES
-            or time.monotonic() - self.since >= COMMIT_SECONDS
+    def measure(self, step: int) -> list[tuple[int, int]]:
+        """Measure a checkpoint; returns (seed, step) of the seeds that were found to have diverged."""
+        theta, metrics, diverged = self.program.measure(self.state, np.int32(step), self.arrays, self.hypers)
+        self.state = self.state._replace(diverged_at=diverged)
+        self.theta.append(np.asarray(theta)[: self.num_seeds])
+        self.metrics.append({name: np.asarray(values)[: self.num_seeds] for name, values in metrics.items()})
+        known, self.diverged_at = self.diverged_at, np.asarray(diverged)[: self.num_seeds]
+        return [(int(self.real[i]), int(self.diverged_at[i])) for i in np.flatnonzero(known != self.diverged_at)]
+
+    def commit(self) -> None:
+        """Hand everything pending to the store."""
+        self.store.commit(
+            self.block,
+            slice(self.first, self.first + len(self.theta)),
+            np.stack(self.theta, axis=1),
+            {name: np.stack([m[name] for m in self.metrics], axis=1) for name in self.metrics[0]},
+            self.diverged_at,
+            [np.asarray(leaf) for leaf in jax.tree.leaves(self.state)],
         )
-
-    def commit(self, state: State) -> None:
-        """Hand everything pending to the store, block by block."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-        checkpoints = slice(self.first, self.first + len(self.theta))
-        for slot, block in enumerate(self.blocks):
-            lanes = slice(slot * self.store.width, (slot + 1) * self.store.width)
-            rows = self.store.rows(block)
-            real = slice(lanes.start, lanes.start + rows.stop - rows.start)
-            self.store.commit(
-                block,
-                checkpoints,
-                np.stack([theta[real] for theta in self.theta], axis=1),
-                {name: np.stack([m[name][real] for m in self.metrics], axis=1) for name in self.metrics[0]},
-                self.diverged_at[real],
-                [leaf[lanes] for leaf in leaves],
-            )
-        self.first, self.since = checkpoints.stop, time.monotonic()
+        self.first += len(self.theta)
         self.theta.clear()
         self.metrics.clear()
+
+    def _start(self, leaves: list[np.ndarray] | None) -> State:
+        """The init, or the stored state."""
+        init, _ = programs.stream_seeds(self.spec, self.seeds)
+        init = jax.device_put(init, self.device)
+        if leaves is None:
+            return self.program.init(self.root, init, self.hypers)
+        like = jax.eval_shape(self.program.init, self.root, init, self.hypers)
+        return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), leaves), self.device)
 
 
 def _batched(items: Iterable, size: int) -> Iterator[tuple]:
