@@ -4,7 +4,6 @@ JAX is imported only after the number of CPU devices is set, so the imports that
 """
 
 import argparse
-import os
 import sys
 import time
 import tomllib
@@ -19,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wspace import spec as specs
+from wspace.cores import use_cores
 from wspace.errors import SpecError, WspaceError
 from wspace.spec import Spec
 
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("train", "run"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    _set_cpu_devices(getattr(args, "devices", None))
+    if "jax" not in sys.modules:
+        use_cores(getattr(args, "devices", None))
     console, errors = Console(), Console(stderr=True)
     try:
         return args.function(args, rest, console)
@@ -285,15 +286,6 @@ def _load_spec(args: argparse.Namespace, rest: list[str]) -> Spec:
             example = "'optimizer.learning_rate=[0.1, 0.01]'"
             raise SpecError(f"--sweep {axis!r}: FIELD=[VALUE, ..] is expected, e.g. {example}") from None
     return specs.normalise(msgspec.structs.replace(edited, sweep=sweep))
-
-
-def _set_cpu_devices(num: int | None) -> None:
-    """One CPU device per core (or `num`): batched small matmuls use one core each. Must come before JAX is imported."""
-    flag = "--xla_force_host_platform_device_count"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flag not in flags:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}={num or cores}".strip()
 
 
 def _positive(text: str) -> int:
