@@ -16,10 +16,10 @@ demo: $(VENV)/core ## train 64 restarts on digits and write results/digits/repor
 
 test: $(VENV)/dev ## run every test (those of the report in a browser where Chromium and its driver are installed)
 	@$(if $(BROWSER),,echo "no chromium and chromedriver here: the tests marked 'browser' are left out")
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(if $(BROWSER),,-m "not browser")
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not bench$(if $(BROWSER),, and not browser)"
 
 test-fast: $(VENV)/dev ## run the tests that are neither slow nor need a browser
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow and not browser"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow and not browser and not bench"
 
 check: $(VENV)/dev ## lint, format and type checks, as pre-commit and CI run them
 	$(BIN)/ruff check .
@@ -31,8 +31,9 @@ format: $(VENV)/dev ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/bench ## measure the engine against its peers (about half an hour on two cores)
-	$(BIN)/python runs/benchmarks/engine.py
-	$(BIN)/python runs/benchmarks/memory.py
+	$(BIN)/python -m pytest -m bench
+	$(BIN)/python runs/benchmarks/engine.py --write
+	$(BIN)/python runs/benchmarks/memory.py --write
 
 clean: ## remove the environment, results and caches
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis
@@ -49,7 +50,7 @@ $(VENV)/dev: $(VENV)/core
 	@$(PIP) '.[dev]'
 	@touch $@
 
-$(VENV)/bench: $(VENV)/core
+$(VENV)/bench: $(VENV)/dev
 	@echo "installing the benchmark's peers into $(VENV)"
 	@$(PIP) '.[bench]'
 	@touch $@
