@@ -121,8 +121,8 @@ class Store:
             if not finished:
                 self._save_state(block, last, state)
             self.done[block, checkpoints] = True
-            if finished:
-                self._state_path(block).unlink(missing_ok=True)
+        if finished:
+            self.discard_state(block)
 
     def resume(self, block: int) -> tuple[int, list[np.ndarray]] | None:
         """(last stored checkpoint, state leaves) of a block that was interrupted; None when it has to start afresh.
@@ -139,6 +139,11 @@ class Store:
                 return None
             self.done[block, : loaded[0] + 1] = True
         return loaded
+
+    def discard_state(self, block: int) -> None:
+        """Remove the state of a finished block; a kill just before this leaves it to the next session."""
+        with writing(self.path):
+            self._state_path(block).unlink(missing_ok=True)
 
     def save_provenance(self) -> None:
         """Replace provenance.json by `provenance`."""

@@ -8,6 +8,7 @@ Values that do not change shapes (`program.Hypers`) do not recompile: all points
 in one compiled program.
 """
 
+import functools
 import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -109,9 +110,8 @@ def run_sweep(
             (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
             _write_list(building, spec, points, outcomes)
 
-    def work(point: Point) -> Outcome:
-        return train_point(point, out, num_devices, monitor(point) if monitor else None)
-
+    # Of module-level functions and plain values only, so that it travels to other machines.
+    work = functools.partial(train_point, out=out, num_devices=num_devices, monitor=monitor)
     for outcome in executor(work, points):
         outcomes[outcome.point.folder] = outcome
         _write_list(out, spec, points, outcomes)
@@ -119,10 +119,13 @@ def run_sweep(
     return [outcomes[point.folder] for point in points]
 
 
-def train_point(point: Point, out: Path, num_devices: int | None, monitor: Monitor | None) -> Outcome:
+def train_point(
+    point: Point, out: Path, num_devices: int | None, monitor: Callable[[Point], Monitor] | None
+) -> Outcome:
     """Train one point; what goes wrong is its outcome, so that the others go on."""
     try:
-        run = train(point.spec, out / point.folder, num_devices=num_devices, monitor=monitor)
+        told = monitor(point) if monitor else None
+        run = train(point.spec, out / point.folder, num_devices=num_devices, monitor=told)
     except WspaceError as error:
         return Outcome(point, str(error), 0)
     except Exception as error:  # a defect in one point must not lose the others; nothing of it is hidden

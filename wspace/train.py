@@ -111,6 +111,7 @@ def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[Dev
     for block in range(run_store.num_blocks):
         rows = run_store.rows(block)
         if np.all(run_store.done[block]):
+            run_store.discard_state(block)
             already += steps[-1] * (rows.stop - rows.start)
         else:
             checkpoint, leaves = run_store.resume(block) or (-1, None)

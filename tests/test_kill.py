@@ -1,0 +1,132 @@
+"""kill -9 at any moment: the same command goes on, and ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from wspace import open_run
+from wspace import spec as specs
+from wspace.store import Store, is_run
+
+# Runs `wspace train` in this interpreter and dies, as by kill -9, at the n-th time a write point is passed.
+DRIVER = """
+import os, sys
+from wspace.cores import use_cores
+use_cores(2)
+from wspace import train
+from wspace.cli import main
+from wspace.store import Store
+import wspace.store, zarr
+train.COMMIT_CHECKPOINTS = 1
+point, left = sys.argv[1], [int(sys.argv[2])]
+
+def die_after(owner, name, when=lambda *args: True):
+    original = getattr(owner, name)
+    def dying(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if when(*args):
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+        return result
+    setattr(owner, name, dying)
+
+written = lambda array, *_: array.name.rsplit("/", 1)[-1]
+if point == "folder":
+    die_after(wspace.store, "new_folder")
+elif point == "state":
+    die_after(Store, "_save_state")
+elif point == "commit":
+    die_after(Store, "commit")
+elif point != "never":
+    die_after(zarr.Array, "__setitem__", lambda array, *_: written(array) == point)
+sys.exit(main(["train", *sys.argv[3:]]))
+"""
+
+
+@pytest.fixture
+def spec_file(tmp_path, make_spec):
+    path = tmp_path / "toy.toml"
+    path.write_text(specs.to_toml(make_spec(checkpoints={"num": 5})))
+    return path
+
+
+def drive(spec_file, out, point="never", after=0):
+    command = [sys.executable, "-c", DRIVER, point, str(after), str(spec_file), "--out", str(out)]
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def content(path):
+    run = open_run(path)
+    assert run.complete
+    return {"theta": np.asarray(run.theta[:]), "diverged_at": run.diverged_at, **dict(run.metrics)}
+
+
+def assert_same(path, whole):
+    for name, values in content(path).items():
+        np.testing.assert_array_equal(values, whole[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_killed_at_every_kind_of_write(spec_file, tmp_path):
+    assert drive(spec_file, tmp_path / "whole").returncode == 0
+    whole = content(tmp_path / "whole")
+    moments = [("theta", 1), ("theta", 4), ("grad_norm", 3), ("diverged_at", 2), ("diverged_at", 9)]
+    moments += [("state", 1), ("state", 5), ("done", 3), ("done", 10), ("commit", 6)]
+    for point, after in moments:
+        out = tmp_path / f"{point}-{after}"
+        killed = drive(spec_file, out, point, after)
+        assert killed.returncode == 9, f"{point} {after}: {killed.stderr}"
+        resumed = drive(spec_file, out)
+        assert resumed.returncode == 0, f"{point} {after}: {resumed.stderr}"
+        assert_same(out, whole)
+        assert [path.name for path in (out / "state").glob("*.npz")] == []
+
+
+def test_killed_again_and_again(spec_file, tmp_path):
+    assert drive(spec_file, tmp_path / "whole").returncode == 0
+    for point in ("theta", "state", "done", "done"):
+        assert drive(spec_file, tmp_path / "out", point, 2).returncode == 9
+    assert drive(spec_file, tmp_path / "out").returncode == 0
+    assert_same(tmp_path / "out", content(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_running_command_is_ended_from_outside(tmp_path, make_spec, how):
+    spec = make_spec(train={"num_steps": 60_000}, checkpoints={"num": 601}, seeds={"num": 6})
+    path, out = tmp_path / "long.toml", tmp_path / "out"
+    path.write_text(specs.to_toml(spec))
+    command = [sys.executable, "-m", "wspace.cli", "train", str(path), "--out", str(out)]
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_run(out) and np.asarray(Store(out).done[:]).any():
+            break
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130), errors
+    if how == signal.SIGINT:
+        assert "interrupted" in errors
+        assert "resumes" in errors
+    partial = open_run(out)
+    assert not partial.complete
+    done, theta = partial.done, np.asarray(partial.theta[:])
+    assert np.isfinite(theta[done]).all()
+    resumed = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at" in resumed.stdout
+    whole = tmp_path / "whole"
+    subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True, env=env)
+    assert_same(out, content(whole))
+    np.testing.assert_array_equal(theta[done], content(whole)["theta"][done])
+    assert len(json.loads((out / "provenance.json").read_text())["sessions"]) == 2
