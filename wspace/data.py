@@ -99,8 +99,8 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def make(
-    x: Shaped[np.ndarray, "example ..."],
-    y: Shaped[np.ndarray, "example ..."],
+    x: Shaped[np.ndarray, "..."],
+    y: Shaped[np.ndarray, "..."],
     *,
     task: Task,
     test: tuple[np.ndarray, np.ndarray] | None = None,
@@ -112,7 +112,7 @@ def make(
     """A dataset from arrays of one's own, checked, split and standardised as any other.
 
     Args:
-        x: inputs, any numeric dtype; the axes after the first are the input's shape.
+        x: inputs (example, ...), any real or integer dtype; the axes after the first are the input's shape.
         y: integer labels 0 .. K-1 (example,), or real targets (example,) or (example, target).
         task: classification or regression.
         test: (x, y) of a test set that is already split off; otherwise the spec's split applies.
@@ -373,8 +373,8 @@ def _check_constant(
         raise DataError(f"{name}: every feature is constant over the train set: features that vary are expected")
     if len(constant) and (rule == "refuse" or (rule == "auto" and not image)):
         raise DataError(
-            f"{name}: {len(constant)} features are constant over the train set: {[names[i] for i in constant[:5]]}: "
-            "remove them, or keep them with data.constant_features = 'keep'"
+            f"{name}: {len(constant)} features are constant over the train set, {[names[i] for i in constant[:5]]}: "
+            "features that vary are expected; remove them, or keep them with data.constant_features = 'keep'"
         )
 
 
