@@ -1,0 +1,119 @@
+"""Findings with their uncertainty. Seeds are the independent draws, so intervals come from resampling seeds."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+LEVEL = 0.95
+BAND_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Statistic = Callable[[Int[np.ndarray, "resample seed"]], Float[np.ndarray, "resample"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One finding.
+
+    Attributes:
+        value: the point estimate, from all seeds.
+        ci: (low, high), percentile bootstrap over seeds at LEVEL; None where there is none: too few seeds, or a count.
+        n: number of seeds behind it.
+        unit: of the value and the interval; empty for pure numbers, `share` for shares in [0, 1].
+    """
+
+    value: float
+    ci: tuple[float, float] | None
+    n: int
+    unit: str = ""
+
+
+def bootstrap_seeds(
+    statistic: Statistic,
+    num_seeds: int,
+    *,
+    rng: np.random.Generator,
+    pairs: bool = False,
+    num_resamples: int = 1000,
+    level: float = LEVEL,
+) -> tuple[float, float] | None:
+    """Percentile interval of a statistic: its (1-level)/2 and (1+level)/2 quantiles over resamples of the seeds.
+
+    Seeds are resampled with replacement, never pairs: the N(N-1)/2 pairs of N seeds are not independent. A statistic of
+    pairs receives the resampled seeds and must leave out pairs of a seed with itself (`pair_median` does); resamples
+    that hold a single distinct seed have no pair and are drawn again.
+
+    Args:
+        statistic: (resample, seed) positions in 0 .. num_seeds-1 -> (resample,) values.
+        num_seeds: number of seeds.
+        rng: source of the resamples.
+        pairs: whether the statistic is one of pairs of seeds.
+        num_resamples: resamples to draw.
+        level: coverage aimed at; too low for few seeds, as for every percentile interval.
+
+    Returns:
+        (low, high), or None below 2 seeds (3 for pairs).
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    if num_seeds < (3 if pairs else 2):
+        return None
+    resamples = rng.integers(num_seeds, size=(num_resamples, num_seeds))
+    if pairs:
+        while np.any(single := np.all(resamples == resamples[:, :1], axis=1)):
+            resamples[single] = rng.integers(num_seeds, size=(int(single.sum()), num_seeds))
+    low, high = np.quantile(statistic(resamples), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def median(values: Float[np.ndarray, "seed"], *, rng: np.random.Generator, unit: str = "") -> Estimate:
+    """Median over seeds with its interval.
+
+    Args:
+        values: one finite number a seed, at least one.
+        rng: source of the resamples.
+        unit: of the values.
+
+    Raises:
+        ValueError: there are no values, or some are not finite.
+    """
+    if len(values) == 0 or not np.all(np.isfinite(values)):
+        raise ValueError(f"median got {len(values)} values, {np.sum(~np.isfinite(values))} of them not finite")
+    ci = bootstrap_seeds(lambda seeds: np.median(values[seeds], axis=1), len(values), rng=rng)
+    return Estimate(float(np.median(values)), ci, len(values), unit)
+
+
+def pair_median(values: Float[np.ndarray, "seed seed"]) -> Statistic:
+    """The median over pairs of distinct seeds, as a statistic for `bootstrap_seeds`.
+
+    A seed drawn c_i times gives the pair (i, j) the weight c_i c_j; pairs (i, i) have none. Equal to the median of the
+    list in which every pair occurs that often.
+
+    Args:
+        values: symmetric; the diagonal is not read.
+
+    Returns:
+        Function of (resample, seed) positions, each row with at least two distinct seeds.
+    """
+    first, second = np.triu_indices(len(values), 1)
+    order = np.argsort(values[first, second], kind="stable")
+    first, second = first[order], second[order]
+    ranked = values[first, second]
+
+    def one(seeds: np.ndarray) -> float:
+        counts = np.bincount(seeds, minlength=len(values))
+        upto = np.cumsum(counts[first] * counts[second])
+        middle = np.searchsorted(upto, [(upto[-1] - 1) // 2, upto[-1] // 2], side="right")
+        return float(np.mean(ranked[middle]))
+
+    return lambda resamples: np.array([one(seeds) for seeds in resamples])
+
+
+def quantile_bands(
+    values: Float[np.ndarray, "seed ..."], levels: tuple[float, ...] = BAND_LEVELS
+) -> Float[np.ndarray, "level ..."]:
+    """Quantiles over seeds (linear interpolation); NaN wherever a seed is NaN, or when there are no seeds."""
+    if len(values) == 0:
+        return np.full((len(levels), *values.shape[1:]), np.nan)
+    return np.quantile(values, levels, axis=0)
