@@ -1,0 +1,208 @@
+"""The benchmarks measure what they say; nothing here depends on how fast the machine is."""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+engine, memory, results, teams, worker, workloads = map(
+    importlib.import_module, ("engine", "memory", "results", "teams", "worker", "workloads")
+)
+SMALL = workloads.WORKLOADS["64-32-32-10"]
+
+
+def row(contender, rates, *, variant="own", mode=teams.ALL, losses=(1.0,), missing=""):
+    return teams.Row(contender, mode, variant, rates=list(rates), losses=list(losses), missing=missing)
+
+
+def yardstick(numpy=(1e9,), jax=(1e9,)):
+    return [row(teams.PEAK, numpy, variant="numpy"), row(teams.PEAK, jax, variant="jax")]
+
+
+def test_flops_of_a_step_by_hand():
+    workload = workloads.Workload((3, 4, 2), batch_size=5, num_seeds=1, num_examples=10, epochs=1)
+    forward, weight_gradients, input_gradients = 3 * 4 + 4 * 2, 3 * 4 + 4 * 2, 4 * 2
+    assert workload.flops == 2 * 5 * (forward + weight_gradients + input_gradients)
+    assert SMALL.flops == 1_040_384
+
+
+@pytest.mark.parametrize("workload", [*workloads.WORKLOADS.values(), workloads.TOY], ids=lambda w: w.name)
+def test_batches_divide_the_examples_and_all_classes_occur(workload):
+    x, y = workload.examples()
+    assert workload.num_examples % workload.batch_size == 0
+    assert workload.num_steps == workload.epochs * (len(x) // workload.batch_size)
+    assert x.shape == (workload.num_examples, workload.sizes[0])
+    assert x.dtype == "float32"
+    assert set(y) == set(range(workload.sizes[-1]))
+
+
+def test_targets_name_workloads_and_contenders():
+    assert set(engine.TARGETS) <= set(workloads.WORKLOADS)
+    assert {what for targets in engine.TARGETS.values() for what in targets} <= {*teams.CONTENDERS, teams.PEAK}
+
+
+def test_peers_are_judged_by_their_fastest_setting_that_does_the_same_work():
+    rows = [
+        *yardstick(numpy=[4e9], jax=[2e9]),
+        row("wspace", [1200.0]),
+        row("wspace", [9000.0], variant="shared"),
+        row("torch-vmap", [400.0]),
+        row("torch-vmap", [5000.0], variant="shared"),
+        row("torch-loop", [10.0], mode=teams.ALL),
+        row("torch-loop", [60.0], mode=teams.EACH),
+        row("sklearn", [], missing="sklearn"),
+    ]
+    verdicts = {verdict.what: verdict for verdict in engine.judge(SMALL, rows)}
+    assert verdicts[teams.PEAK].measured == pytest.approx(1200 * SMALL.flops / 4e9)
+    assert verdicts[teams.PEAK].text == "at least 20% of the matmul peak: 31% of the matmul peak: met"
+    assert verdicts["torch-vmap"].text == "at least 3 x torch-vmap: 3 x (all cores): met"
+    assert verdicts["torch-loop"].text == "at least 100 x torch-loop: 20 x (1 process per core): NOT MET"
+    assert verdicts["sklearn"].text == "at least 15 x sklearn: not measured"
+
+
+def test_shares_and_ratios_are_taken_within_a_round():
+    rows = [*yardstick(numpy=[1e9, 4e9, 1e9], jax=[2e9, 2e9, 2e9]), row("wspace", [2.0, 4.0, 1.0])]
+    assert engine.peak(rows) == [2e9, 4e9, 2e9]
+    assert engine.share_of_peak(rows[-1], 10**9, engine.peak(rows)) == [1.0, 1.0, 0.5]
+    assert engine.ratios(rows[-1], row("sklearn", [1.0, 1.0, 2.0])) == [2.0, 4.0, 0.5]
+
+
+def test_a_contender_that_does_not_train_is_found():
+    fine = [row("wspace", [1.0], losses=[1.0]), row("sklearn", [1.0], losses=[1.2]), row("a", [1.0], losses=[0.9])]
+    assert engine.strays(SMALL, fine) == []
+    for loss in (math.log(10), 0.1, math.nan, math.inf):
+        (stray,) = engine.strays(SMALL, [*fine, row("jax-loop", [1.0], losses=[loss])])
+        assert stray.startswith("jax-loop")
+    assert engine.strays(SMALL, [row("a", [], losses=[], missing="torch")]) == []
+    assert len(engine.strays(SMALL, [row("a", [1.0], losses=[math.nan])])) == 1
+    assert len(engine.strays(SMALL, [row("a", [1.0], losses=[3.0]), row("b", [1.0], losses=[3.0])])) == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "variant"),
+    [
+        pytest.param(contender.module, variant, marks=[pytest.mark.bench] * contender.module.startswith("torch"))
+        for contender in teams.CONTENDERS.values()
+        for variant in contender.variants
+    ],
+)
+def test_contenders_take_the_steps_they_report_and_train(module, variant):
+    workload = workloads.TOY
+    turn = importlib.import_module(f"contenders.{module}").prepare(workload, *workload.examples(), variant)
+    amount, seconds, loss = turn(3)
+    networks = workload.num_seeds if module in ("wspace_engine", "torch_vmap") else 1
+    assert amount == networks * workload.num_steps
+    assert seconds > 0
+    assert loss < 0.5 * math.log(workload.sizes[-1])
+
+
+def test_numbers_that_are_not_finite_are_written_and_shown():
+    rows = [row("wspace", [1.0]), row("sklearn", [1.0]), row("jax-loop", [1.0], losses=[math.nan])]
+    summary = engine.summary(SMALL, [*yardstick(), *rows])
+    assert json.loads(json.dumps(summary, allow_nan=False))["rows"][2]["losses"] == [None]
+    assert "not finite" in engine.markdown(summary)
+    assert "WRONG: jax-loop" in engine.markdown(summary)
+
+
+def test_a_turn_lasts_at_least_as_long_as_asked():
+    seeds = []
+    answer = worker.train(lambda seed: seeds.append(seed) or (100, 0.4, float(seed)), 1.0, 7)
+    assert seeds == [7, 8, 9]
+    assert answer == {"amount": 300, "seconds": pytest.approx(1.2), "turns": 3, "loss": 8.0}
+
+
+@pytest.mark.parametrize(("name", "told"), [("torch", True), ("something_else", False)])
+def test_only_a_missing_torch_is_not_an_error(tmp_path, name, told):
+    (tmp_path / "torch.py").write_text(f"raise ModuleNotFoundError('planted', name={name!r})")
+    workload = workloads.TOY
+    job = {"contender": "torch_loop", "variant": "own", "core": None, "workload": vars(workload)}
+    command = [sys.executable, str(BENCHMARKS / "worker.py"), json.dumps(job)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    if told:
+        assert json.loads(done.stdout)["missing"] == "torch"
+    else:
+        assert done.returncode == 1
+        assert "planted" in done.stderr
+
+
+def test_a_table_is_aligned():
+    lines = results.table(("name", "value"), [("a", "1"), ("longer", "100")]).splitlines()
+    assert lines == ["| name   | value |", "| ------ | ----: |", "| a      |     1 |", "| longer |   100 |"]
+
+
+def test_results_stand_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- engine: begin -->\nold\n<!-- engine: end -->\nafter\n")
+    results.show("engine", "new \\1", readme)
+    results.show("engine", "new \\1", readme)
+    assert readme.read_text() == "before\n<!-- engine: begin -->\n\nnew \\1\n\n<!-- engine: end -->\nafter\n"
+    with pytest.raises(ValueError, match="no place for memory"):
+        results.show("memory", "new", readme)
+
+
+@pytest.mark.parametrize("section", ["engine", "memory"])
+def test_the_readme_has_a_place_for_results(section):
+    text = results.README.read_text()
+    assert text.index(f"<!-- {section}: begin -->") < text.index(f"<!-- {section}: end -->")
+
+
+def test_growth_of_memory_is_judged():
+    rows = [
+        {"checkpoints": n, "theta_bytes": n, "peak_bytes": peaks} for n, peaks in ((5, [100, 900, 110]), (50, [90]))
+    ]
+    assert memory.growth(rows[1], rows) == -20
+    assert memory.met(rows)
+    rows.append({"checkpoints": 500, "theta_bytes": 500, "peak_bytes": [111 + memory.ALLOWED_BYTES]})
+    assert not memory.met(rows)
+    assert "NOT MET" in memory.markdown(rows)
+
+
+def test_peak_memory_counts_what_was_freed():
+    code = "import memory; a = bytearray(100_000_000); del a; print(memory.peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    assert 100_000_000 < int(done.stdout) < 300_000_000
+
+
+@pytest.mark.slow
+def test_engine_runs(tmp_path):
+    out = tmp_path / "engine.json"
+    options = ["--quick", "--contenders", "wspace", "torch-loop", "--out", str(out)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "engine.py"), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (workload,) = json.loads(out.read_text())["workloads"]
+    assert workload["name"] == workloads.TOY.name
+    assert workload["peak_flops"] > 0
+    assert workload["strays"] == []
+    names = [(row["contender"], row["variant"], row["mode"]) for row in workload["rows"]]
+    assert names == [
+        ("wspace", "own", teams.ALL),
+        ("wspace", "shared", teams.ALL),
+        *(("torch-loop", "own", mode) for mode in (teams.ALL, teams.ONE, teams.EACH)),
+    ]
+    installed = importlib.util.find_spec("torch") is not None
+    for row in workload["rows"]:
+        measured = row["contender"] == "wspace" or installed
+        assert len(row["rates"]) == (2 if measured else 0)
+        assert (row["missing"] == "") == measured
+    assert ("torch: not installed" in done.stdout) != installed
+
+
+@pytest.mark.slow
+def test_memory_runs(tmp_path):
+    out = tmp_path / "memory.json"
+    options = ["--quick", "--checkpoints", "3", "30", "--repeats", "1", "--out", str(out)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "memory.py"), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    few, many = record["rows"]
+    assert record["met"]
+    assert few["theta_bytes"] * 10 == many["theta_bytes"]
+    assert min(*few["peak_bytes"], *many["peak_bytes"]) > 50e6
