@@ -26,7 +26,8 @@ def test_the_bar_shows_share_rate_time_left_loss_and_diverged_count():
     def actions(bar):
         bar.begin(1000, 0)
         bar.checkpoint(0, losses(2.0, 4.0, np.nan))
-        bar.advance(250)
+        bar.advance(50)
+        bar.advance(200)
         bar.diverged(7, 13)
         bar.diverged(9, 14)
 
@@ -46,13 +47,14 @@ def test_without_a_terminal_plain_lines_say_the_same(monkeypatch):
         bar.begin(5000, 1000)
         bar.checkpoint(10, losses(0.5, 0.25, 0.125))
         bar.diverged(3, 8)
-        bar.advance(1000)  # 20 seconds: 50 a second, 3000 left
+        bar.advance(10)  # compiles: not counted
+        bar.advance(990)  # 20 seconds: 49.5 a second, 3000 left
         bar.advance(500)
 
     assert drawn(actions, terminal=False).splitlines() == [
         "toy: resuming at 20%",
         "seed 3 diverged at step 8; the others go on",
-        "toy: 40%, 50.0 net-steps/s, 60 s left, train loss 0.25, 1 diverged",
+        "toy: 40%, 49.5 net-steps/s, 61 s left, train loss 0.25, 1 diverged",
     ]
 
 

@@ -53,9 +53,9 @@ class Bar:
         return self
 
     def begin(self, total: int, already: int) -> None:
-        self._total, self._already, self._taken, self._num_diverged = total, already, 0, 0
+        self._total, self._left, self._num_diverged = total, total - already, 0
         self._loss = "no checkpoint yet"
-        self._since = self._spoke = time.monotonic()
+        self._since, self._timed = None, 0
         name = escape(self._name)
         self._progress.reset(
             self._task, total=total, completed=already, description=name, rate="", loss="", diverged=""
@@ -66,17 +66,20 @@ class Bar:
             self._console.print(f"{escape(self._name)}: resuming at {already / total:.0%}", highlight=False)
 
     def advance(self, net_steps: int) -> None:
-        self._taken += net_steps
+        self._left -= net_steps
         now = time.monotonic()
-        rate = self._taken / max(now - self._since, 1e-9)
+        if self._since is None:  # the first stretch compiles: it says nothing about the speed
+            self._since = self._spoke = now
+            self._progress.update(self._task, advance=net_steps)
+            return
+        self._timed += net_steps
+        rate = self._timed / max(now - self._since, 1e-9)
         self._progress.update(self._task, advance=net_steps, rate=f"{_count(rate)} net-steps/s")
         if not self._console.is_terminal and now - self._spoke > LINE_SECONDS:
             self._spoke = now
-            done = self._already + self._taken
-            left = (self._total - done) / rate
             self._console.print(
-                f"{escape(self._name)}: {done / self._total:.0%}, {_count(rate)} net-steps/s, {left:.0f} s left, "
-                f"{self._loss}, {self._num_diverged} diverged",
+                f"{escape(self._name)}: {1 - self._left / self._total:.0%}, {_count(rate)} net-steps/s, "
+                f"{self._left / rate:.0f} s left, {self._loss}, {self._num_diverged} diverged",
                 highlight=False,
                 soft_wrap=True,
             )
