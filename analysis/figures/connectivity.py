@@ -29,7 +29,7 @@ def losses(line: Line, ylabel: str) -> Figure:
             (at, foot + barrier.chord / 2),
             (5, 0),
             textcoords="offset points",
-            fontsize=8.5,
+            fontsize=8,
             color=style.INK,
             va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},

@@ -5,30 +5,45 @@ colour throughout: the train set is blue, the test set vermilion.
 """
 
 import io
+import math
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 TRAIN, TEST = "#0072B2", "#D55E00"
 END, TRAVELLED, INIT = "#009E73", "#B0578D", "#7A8087"
 INK, MUTED, FAINT = "#1F2933", "#5B6570", "#D9DEE3"
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#B0578D", "#C98A00", "#3D8DBF", "#000000", "#7A8087")
 
-PANEL = (4.7, 3.3)  # inches: readable on a phone, two abreast on a desk
+PANEL = (4.1, 3.0)  # inches: letters of 10 pixels on a phone, two panels abreast on a desk
 MANY_POINTS = 20_000  # more than this and thin lines are drawn as pixels inside the SVG
 
 
 def panel(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
     """An empty panel: a title above the left edge, two spines, a faint grid."""
+    figure = canvas(size)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=10)
+    frame(axes)
+    axes.set_xlabel(xlabel, fontsize=8.5, color=MUTED)
+    axes.set_ylabel(ylabel, fontsize=8.5, color=MUTED)
+    return figure, axes
+
+
+def canvas(size: tuple[float, float] = PANEL) -> Figure:
+    """An empty figure on white, its parts laid out so that nothing is cut off."""
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=10)
-    axes.set_xlabel(xlabel, fontsize=9, color=MUTED)
-    axes.set_ylabel(ylabel, fontsize=9, color=MUTED)
-    axes.tick_params(which="both", labelsize=8.5, colors=MUTED, length=3, width=0.6)
+    return figure
+
+
+def frame(axes: Axes) -> None:
+    """Two spines, small ticks and a faint grid."""
+    axes.tick_params(which="both", labelsize=8, colors=MUTED, length=3, width=0.6)
     axes.tick_params(which="minor", length=0)
     axes.grid(True, color=FAINT, linewidth=0.5, alpha=0.7)
     axes.set_axisbelow(True)
@@ -36,14 +51,13 @@ def panel(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = PANE
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set(color=FAINT, linewidth=0.8)
-    return figure, axes
 
 
 def rows(axes: Axes, labels: list[str], colors: list[str]) -> None:
     """Name horizontal rows 0, 1, .. from the top on the left edge, in the colour of what they show."""
     axes.set_yticks(range(len(labels)), labels)
     for tick, color in zip(axes.get_yticklabels(), colors, strict=True):
-        tick.set(color=color, fontsize=9, fontweight="bold")
+        tick.set(color=color, fontsize=8.5, fontweight="bold")
     axes.set_ylim(len(labels) - 0.5, -0.62)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
@@ -52,7 +66,24 @@ def rows(axes: Axes, labels: list[str], colors: list[str]) -> None:
 
 def legend(axes: Axes, **options) -> None:
     """A frameless legend in the figure's ink."""
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.6, borderaxespad=0.3, **options)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.6, borderaxespad=0.3, **options)
+
+
+def log(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers where they are short, and with ticks between the decades where few are shown."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low)
+    plain = low > 1e-4 and high < 1e5
+
+    def label(value: float, _) -> str:
+        power = math.log10(value)
+        return f"{value:g}" if plain else f"$10^{{{power:.0f}}}$" if abs(power - round(power)) < 1e-9 else ""
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.2 else (1.0,), numticks=9))
+    axis.set_major_formatter(label)
+    axis.set_minor_locator(NullLocator())
 
 
 def spans_decades(values: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.training import Curves, Final
@@ -17,57 +18,74 @@ def curves(title: str, ylabel: str, lines: dict[str, Curves]) -> Figure:
         title: of the panel.
         ylabel: quantity and unit.
         lines: label (`train`, `test` or another) -> one metric.
+
+    Where the first checkpoints are dense, steps are drawn on a scale that is logarithmic from the second one on.
     """
-    figure, axes = style.panel(title, "training step", ylabel)
+    steps = next(iter(lines.values())).steps
+    stretched = len(steps) > 3 and steps[-1] > 20 * steps[1]
+    figure, axes = style.panel(title, "training step (log scale)" if stretched else "training step", ylabel)
     for label, curve in lines.items():
         _draw(axes, label, SPLITS.get(label, style.INK), curve)
-    steps = next(iter(lines.values())).steps
-    if len(steps) > 3 and steps[-1] > 20 * steps[1]:
+    if stretched:
         axes.set_xscale("symlog", linthresh=float(steps[1]), linscale=0.4)
         axes.set_xticks([0, *(10**k for k in range(10) if steps[1] <= 10**k < steps[-1] / 3), int(steps[-1])])
         axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
     axes.set_xlim(0, float(steps[-1]))
     shown = np.concatenate([curve.values.ravel() for curve in lines.values()])
     if next(iter(lines.values())).unit == "share":
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     elif style.spans_decades(shown):
-        axes.set_yscale("log")
+        style.log(axes, "y")
     if len(lines) > 1:
         style.legend(axes)
     return figure
 
 
 def finals(title: str, xlabel: str, rows: dict[str, Final]) -> Figure:
-    """Every seed as a dot, stacked where they are close; above, the median with its interval.
+    """Every seed as a dot, stacked where they are close; an upright line at the median, its interval below.
 
-    Dots sit exactly at their values: only their height is arranged.
+    Dots sit exactly at their values: only their height is arranged. Every row has an x axis of its own, so that a wide
+    spread in one does not squeeze the other.
 
     Args:
         title: of the panel.
         xlabel: quantity and unit.
         rows: label (`train` or `test`) -> one metric.
     """
-    figure, axes = style.panel(title, xlabel, "")
-    every = np.concatenate([final.values for final in rows.values()])
-    share = next(iter(rows.values())).unit == "share"
-    log = style.spans_decades(every) and not share
-    if log:
-        axes.set_xscale("log")
-    elif share:
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-        axes.locator_params(axis="x", nbins=6)
-    for y, (label, final) in enumerate(rows.items()):
-        color = SPLITS.get(label, style.INK)
-        heights = _stack(final.values, np.log(every) if log else every, np.log if log else np.asarray)
-        axes.scatter(final.values, y + 0.28 - 0.5 * heights, s=13, color=color, alpha=0.55, linewidths=0, zorder=2)
-        axes.plot([final.median.value] * 2, [y + 0.34, y - 0.3], color=style.INK, linewidth=1.4, zorder=3)
-        if final.median.ci:
-            axes.plot(final.median.ci, [y + 0.34] * 2, color=style.INK, linewidth=3.5, solid_capstyle="butt", zorder=3)
-    colors = [SPLITS.get(label, style.INK) for label in rows]
-    style.rows(axes, [f"{label}\nn = {len(final.values)}" for label, final in rows.items()], colors)
+    figure = style.canvas()
+    every = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (label, final) in zip(every, rows.items(), strict=True):
+        style.frame(axes)
+        _dots(axes, final)
+        style.rows(axes, [f"{label}\nn = {len(final.values)}"], [SPLITS.get(label, style.INK)])
+    every[0].set_title(title, loc="left", fontsize=10, fontweight="bold", color=style.INK, pad=6)
+    every[-1].set_xlabel(xlabel, fontsize=8.5, color=style.MUTED)
     return figure
+
+
+def _dots(axes: Axes, final: Final) -> None:
+    """One row: dots, median, interval, on an axis of its own."""
+    values, median = final.values, final.median
+    logarithmic = final.unit != "share" and style.spans_decades(values)
+    heights = _stack(np.log(values) if logarithmic else values)
+    color = SPLITS.get(final.name.split("_")[0], style.INK)
+    axes.scatter(values, 0.26 - 0.74 * heights, s=15, color=color, alpha=0.6, linewidths=0, zorder=3)
+    if len(values) > 1:
+        axes.plot([median.value] * 2, [0.38, -0.6], color=style.INK, linewidth=1.2, zorder=2)
+    if median.ci:
+        axes.plot(median.ci, [0.38] * 2, color=style.INK, linewidth=3.5, solid_capstyle="butt", zorder=4)
+    if final.low == final.high:
+        axes.set_xticks([final.low])
+    elif not logarithmic:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    if logarithmic:
+        style.log(axes, "x")
+    elif final.unit == "share":
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+    elif final.low == final.high:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
 
 
 def _draw(axes: Axes, label: str, color: str, curve: Curves) -> None:
@@ -81,12 +99,12 @@ def _draw(axes: Axes, label: str, color: str, curve: Curves) -> None:
     axes.plot(curve.steps, curve.bands[2], color=color, linewidth=1.8, label=label)
 
 
-def _stack(values: np.ndarray, every: np.ndarray, scale) -> np.ndarray:
-    """Height of each dot in [0, 1]: its place among the dots that fall into the same one of 60 columns."""
-    low, high = every.min(), every.max()
-    column = np.floor(60 * (scale(values) - low) / (high - low if high > low else 1)).astype(int)
+def _stack(values: np.ndarray) -> np.ndarray:
+    """Height of each dot in [0, 1]: its place among the dots that fall into the same one of 50 columns."""
+    low, high = values.min(), values.max()
+    column = np.floor(50 * (values - low) / (high - low if high > low else 1)).astype(int)
     heights = np.zeros(len(values))
     for c in np.unique(column):
         members = np.flatnonzero(column == c)
         heights[members] = np.arange(len(members))
-    return heights / max(12.0, heights.max())
+    return heights / max(8.0, heights.max())

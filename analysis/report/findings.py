@@ -19,6 +19,7 @@ Finding = dict[str, Any]
 Findings = dict[str, dict[str, Finding]]
 
 NBSP = "\u00a0"
+GROUP = "\u202f"  # a narrow space between thousands: a comma would be mistaken for that of an interval
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -64,7 +65,7 @@ def number(value: float, unit: str = "", digits: int = 3) -> str:
     if unit == "share":
         return f"{_significant(100 * value, digits)}{NBSP}%"
     if isinstance(value, int):
-        return f"{value:,}".replace("-", "−")
+        return f"{value:,}".replace(",", GROUP).replace("-", "−")
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa}{NBSP}×{NBSP}10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
@@ -132,4 +133,4 @@ def _significant(value: float, digits: int) -> str:
     if value == 0:
         return "0"
     whole = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{whole}f}".replace("-", "−")
+    return f"{value:,.{whole}f}".replace(",", GROUP).replace("-", "−")

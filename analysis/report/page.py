@@ -1,5 +1,6 @@
 """The report of one run."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,13 @@ def summary(run: Run) -> dict[str, Finding]:
         "diverged": finding(int(diverged.sum()), n=num),
         "unfinished": finding(int((~run.done[:, -1] & ~diverged).sum()), n=num),
         "interval_level": finding(round(100 * LEVEL), unit="%"),
+        "interval_seeds": finding(interval_seeds()),
     }
+
+
+def interval_seeds() -> int:
+    """Fewest seeds n whose whole range covers a median at LEVEL: 1 - 2^(1-n) >= LEVEL. Below, no interval is wide enough."""
+    return 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
 
 
 def _answer(section: Section, run: Run) -> Chapter:

@@ -99,10 +99,25 @@ def two_converged(run: Run) -> str | None:
     return f"Fewer than two seeds of this run have been trained to their end{_why(run)}; comparing restarts takes two."
 
 
+def plural(num: int, one: str, many: str) -> str:
+    """The word that goes with a number of things."""
+    return one if num == 1 else many
+
+
+def varied(run: Run) -> str:
+    """What differs between the restarts of a run, as a clause."""
+    seeds, full_batch = run.spec.seeds, run.spec.train.batch_size == 0
+    order = "nothing (each step sees all examples)" if full_batch else "the order of examples"
+    if seeds.vary == "both":
+        return "their starting points" if full_batch else "their starting points and the order of examples"
+    return "their starting points" if seeds.vary == "init" else order
+
+
 def _why(run: Run) -> str:
     reasons = []
-    if np.any(run.diverged_at >= 0):
-        reasons.append("some diverged")
+    diverged = run.diverged_at >= 0
+    if diverged.any():
+        reasons.append("all diverged" if diverged.all() else "some diverged")
     if not run.complete:
         reasons.append("training is not complete, and the training command resumes it")
     return f" ({'; '.join(reasons)})" if reasons else ""

@@ -13,6 +13,7 @@ from analysis.figures import style
 from analysis.figures import sweep as figures
 from analysis.report import render
 from analysis.report.findings import Finding, Findings, dumps, finding, loads
+from analysis.report.page import interval_seeds
 from analysis.report.section import Picture
 from analysis.similarity import distances
 from analysis.statistics import LEVEL, Estimate, median
@@ -27,6 +28,13 @@ COLUMNS = {
     "test_accuracy": "Test accuracy",
     "test_r_squared": "Test R²",
     "ratio_to_travelled": "Distance ÷ travelled",
+}
+
+YLABELS = {
+    "test_loss": "median test loss",
+    "test_accuracy": "median test accuracy",
+    "test_r_squared": "median test R²",
+    "ratio_to_travelled": "ratio of medians",
 }
 
 
@@ -57,6 +65,9 @@ def write_sweep_report(points: Points, out: Path) -> Path:
             "points": finding(len(points)),
             "begun": finding(len(runs)),
             "complete": finding(sum(run.complete for run in runs)),
+            "diverged": finding(sum(int((run.diverged_at >= 0).sum()) for run in runs)),
+            "few": finding(sum(1 < int(run.converged().sum()) < interval_seeds() for run in runs)),
+            "interval_seeds": finding(interval_seeds()),
             "fields": finding(fields),
             "interval_level": finding(round(100 * LEVEL), unit="%"),
         }
@@ -120,9 +131,9 @@ def _pictures(points: Points, measured: list[dict[str, Finding] | None], fields:
         pictures.append(
             Picture(
                 f"sweep-{column.replace('_', '-')}",
-                figures.summary(label, axis.split(".")[-1].replace("_", " "), groups),
-                "Median over the seeds that were trained to the end, with its interval, of {complete} complete points "
-                "out of {points}; points are joined only to guide the eye.",
+                figures.summary(label, axis.split(".")[-1].replace("_", " "), YLABELS[column], groups),
+                f"{'Ratio of medians' if column == 'ratio_to_travelled' else 'Median'} over the seeds of each point that "
+                "were trained to the end. Upright bars: intervals. Lines only guide the eye.",
                 f"Line chart of the median {label[0].lower() + label[1:]} against {_words(axis)}; the table holds its "
                 "numbers.",
             )

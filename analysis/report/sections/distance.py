@@ -4,9 +4,9 @@ import numpy as np
 
 from analysis.figures import similarity as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, two_converged
+from analysis.report.section import Content, Picture, Section, plural, two_converged, varied
 from analysis.similarity import distances, median_over_pairs
-from analysis.statistics import median
+from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
 from wspace.run import Run
 
 
@@ -30,6 +30,9 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         findings["ratio_to_travelled"] = finding(result.ratio)
     if result.change:
         findings["ratio_to_init"] = finding(result.change)
+    for name, null in (("unrelated", result.orthogonal_ends), ("right_angled", result.orthogonal_moves)):
+        if np.all(null[np.triu_indices(num, 1)] > 0):
+            findings[f"ratio_to_{name}"] = finding(_ratio(result.end, null, rng))
     moved = bool(np.all(result.travelled > 0))
     if moved:
         findings["cosine"] = finding(median_over_pairs(result.cosine, rng=rng))
@@ -38,11 +41,12 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         findings=findings,
         headline=_headline(run, findings, same),
         says=tuple(_says(run, findings, same, moved)),
-        shows="Euclidean distances in the space of all {num_params} weights and biases, over {pairs} pairs of restarts: "
-        "between their starting points, between their ends, and, for scale, from each start to its own end.",
-        reads="Two ends are different places if their distance is not small against the distance travelled. The dashed "
-        "and dotted lines say what distance to expect without any attraction to a common place: for two ends of these "
-        "lengths in unrelated directions, and for moves at right angles to each other and to what separated the starts.",
+        shows="Euclidean distances in the space of all {num_params} weights and biases, over {pairs} "
+        f"{plural(num * (num - 1) // 2, 'pair', 'pairs')} of restarts: between their starting points, between their ends, "
+        "and, for scale, from each start to its own end.",
+        reads="Two ends are different places if their distance is not small against the distance travelled. The null "
+        "models say what distance to expect without any attraction to a common place: for two ends of these lengths in "
+        "unrelated directions, and for moves at right angles to each other and to what separated the starts.",
         limits="Distances are raw: renaming the hidden units of a network changes its weights, not its function, so "
         "restarts that are far apart here may still be one network up to relabelling. Nothing here counts minima, and "
         "restarts are compared where training stopped. Pairs share seeds, so intervals resample seeds, not pairs.",
@@ -54,38 +58,40 @@ def _headline(run: Run, findings, same: bool) -> str:
     if same:
         return "All restarts end at exactly the same weights ({pairs:n} seeds)."
     if "ratio_to_travelled" not in findings:
-        return "The restarts have not moved from where they started."
-    text = "Two restarts end {ratio_to_travelled} times as far apart as a restart travels"
+        return "At least half of the restarts have not moved from where they started ({pairs:n} seeds)."
+    text = (
+        "The median distance between two ends is {ratio_to_travelled} times the median distance that a restart travels"
+    )
     if "ratio_to_init" in findings:
-        text += ", and {ratio_to_init} times as far apart as they started"
-    return text + " ({pairs:n} seeds, no alignment of units)."
+        text += ", and {ratio_to_init} times that between two starts"
+    return text + " ({pairs:n} seeds; hidden units not aligned)."
 
 
 def _says(run: Run, findings, same: bool, moved: bool):
     if same:
-        yield "All {pairs:n} restarts end at exactly the same weights: nothing that differs between them had an effect."
+        yield f"All {{pairs:n}} restarts end at exactly the same weights. What differs between them: {varied(run)}."
         return
     yield (
         "The median distance between two ends is {end_distance}; the closest pair is {end_distance_min:value} apart. "
-        "A restart travels {travelled} from its start."
+        f"The median restart ends {{travelled}} from its start. What differs between restarts: {varied(run)}."
     )
     if "ratio_to_init" in findings:
-        verb = "farther apart than" if findings["ratio_to_init"]["value"] > 1 else "closer together than"
-        yield f"Restarts end {verb} they started: {{ratio_to_init}} times their initial distance of {{init_distance}}."
-    else:
+        yield (
+            f"{_compared(findings['ratio_to_init'])} they started: {{ratio_to_init}} times the median distance of "
+            "{init_distance} between two starts."
+        )
+    elif findings["init_distance"]["value"] == 0:
         yield "All restarts share their starting point, so every distance between them arose in training."
-    expected, nearest = findings["unrelated_directions"]["value"], findings["end_distance"]["value"]
-    comparison = (
-        "about that far" if abs(nearest / expected - 1) < 0.05 else "less far" if nearest < expected else "farther"
-    )
-    yield (
-        "Ends of these lengths in unrelated directions would be {unrelated_directions:value} apart, ends of moves at "
-        f"right angles {{right_angled_moves:value}}: the restarts are {comparison} apart."
-    )
+    if "ratio_to_unrelated" in findings and "ratio_to_right_angled" in findings:
+        yield (
+            "Against null models: the ends are {ratio_to_unrelated} times as far apart as ends of these lengths in "
+            "unrelated directions would be ({unrelated_directions:value}), and {ratio_to_right_angled} times as far as "
+            "ends of moves at right angles ({right_angled_moves:value})."
+        )
     if moved:
         yield (
-            "The median cosine between the displacements of two restarts is {cosine}; it is zero for unrelated moves, "
-            "one for the same move."
+            "The median cosine between the displacements of two restarts is {cosine}; unrelated moves have a cosine near "
+            "zero, equal moves one of one."
         )
     else:
         yield "At least one restart did not move, so the angle between moves is not available."
@@ -93,30 +99,50 @@ def _says(run: Run, findings, same: bool, moved: bool):
         yield "With two restarts there is one pair and no interval: this is an example, not a distribution."
 
 
+def _compared(change) -> str:
+    """What the ratio's interval supports; without one, nothing."""
+    if change["ci"] is None:
+        return "Against the distance at which"
+    if change["ci"][0] > 1:
+        return "Restarts end farther apart than"
+    if change["ci"][1] < 1:
+        return "Restarts end closer together than"
+    return "Restarts end, as far as these seeds can tell, as far apart as"
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, rng: np.random.Generator) -> Estimate:
+    """Median over pairs of `above` / median over pairs of `below`, seeds resampled."""
+    over, under, num = pair_median(above), pair_median(below), len(above)
+    everything = np.arange(num)[None]
+    ci = bootstrap_seeds(lambda seeds: over(seeds) / under(seeds), num, rng=rng, pairs=True)
+    return Estimate(float(over(everything)[0] / under(everything)[0]), ci, num)
+
+
 def _pictures(result, moved: bool, num: int):
+    pairs = plural(num * (num - 1) // 2, "pair", "pairs")
     yield Picture(
         "distances",
         figures.distances(result),
-        "Histograms with the median marked, each scaled to its own highest bar: {pairs:n} restarts, {pairs} pairs. Lines: "
-        "median distances of the ends under the two null models.",
-        "Histograms of distances: restarts travel {travelled:value}, starts are {init_distance:value} apart, ends "
+        f"Histograms, each scaled to its own highest bar, over {{pairs:n}} restarts and {{pairs}} {pairs}; a triangle marks "
+        "the median. Lines: medians of the distance between ends under the two null models.",
+        "Histograms of distances; medians: restarts travel {travelled:value}, starts are {init_distance:value} apart, ends "
         "{end_distance:value}; unrelated directions would give {unrelated_directions:value}.",
     )
     if moved:
         yield Picture(
             "displacement-cosines",
             figures.cosines(result),
-            "Cosine between the displacements of every pair. Shaded: where nearly all random directions in this many "
-            "dimensions would fall (two standard deviations). Displacements of one task share causes, so a small "
-            "positive cosine is expected.",
-            "Histogram of the cosine between displacements over {pairs} pairs, median {cosine:value}.",
+            f"Cosine between the displacements of every pair ({{pairs}} {pairs}). Shaded: two standard deviations to both "
+            "sides for random directions in as many dimensions. Restarts follow one task, so small positive cosines do "
+            "not mean that they go to one place.",
+            f"Histogram of the cosine between displacements over {{pairs}} {pairs}, median {{cosine:value}}.",
         )
 
 
 SECTION = Section(
     "distance",
-    "Do different starting points end at different weights?",
-    "How far apart do restarts end, against how far each of them travelled?",
+    "Do restarts end at different weights?",
+    "How far apart do they end, against how far each of them travelled?",
     two_converged,
     write,
 )

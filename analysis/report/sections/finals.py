@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.figures import training as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, some_converged
+from analysis.report.section import Content, Picture, Section, plural, some_converged
 from analysis.statistics import Estimate
 from analysis.training import all_finals
 from wspace.run import Run
@@ -22,18 +22,20 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         for what, value in (("min", final.low), ("max", final.high), ("range", final.high - final.low)):
             findings[f"{key}_{what}"] = finding(Estimate(value, None, n, unit))
     key = f"test_{score}".replace("r2", "r_squared")
-    unit = finals["test_loss"].unit
+    unit, num = finals["test_loss"].unit, len(finals["test_loss"].values)
     caption = (
-        "Every dot is a seed, at its exact value; dots are stacked where they would overlap. Upright line: median. "
-        "Thick bar below: its interval, where there are enough seeds for one."
+        "Every dot is a seed, at its exact value; only the height is arranged, so that dots of similar value lie above "
+        "each other. Upright line: median. Thick bar: its interval over seeds. Each row has an axis of its own."
+        if num > 1
+        else "The dot is the only seed, at its exact value. Each row has an axis of its own."
     )
     pictures = (
         Picture(
             "finals-loss",
             figures.finals("Loss at the end", f"loss ({unit})", {s: finals[f"{s}_loss"] for s in ("train", "test")}),
             caption,
-            "Dot plot of the final losses of {test_loss:n} seeds: train median {train_loss:value}, test median "
-            "{test_loss:value}.",
+            f"Dot plot of the final losses of {{test_loss:n}} {plural(num, 'seed', 'seeds')}: train median "
+            "{train_loss:value}, test median {test_loss:value}.",
         ),
         Picture(
             f"finals-{score.replace('r2', 'r-squared')}",
@@ -41,31 +43,36 @@ def write(run: Run, rng: np.random.Generator) -> Content:
                 f"{word[0].upper() + word[1:]} at the end", word, {s: finals[f"{s}_{score}"] for s in ("train", "test")}
             ),
             caption,
-            f"Dot plot of the final {word} of {{{key}:n}} seeds: train median {{{key.replace('test', 'train')}:value}}, "
-            f"test median {{{key}:value}}.",
+            f"Dot plot of the final {word} of {{{key}:n}} {plural(num, 'seed', 'seeds')}: train median "
+            f"{{{key.replace('test', 'train')}:value}}, test median {{{key}:value}}.",
         ),
     )
-    says = [
-        "Test loss: median {test_loss}, between {test_loss_min:value} and {test_loss_max:value}. "
-        "Train loss: median {train_loss}, between {train_loss_min:value} and {train_loss_max:value}.",
-        f"Test {word}: median {{{key}}}, between {{{key}_min:value}} and {{{key}_max:value}}, over {{{key}:n}} "
-        f"{'seeds' if len(finals[f'test_{score}'].values) > 1 else 'seed'}.",
-    ]
-    if findings["test_loss"]["n"] == 1:
-        says.append("A single seed has no spread: there is no interval, and nothing is said about other seeds.")
+    if num == 1:
+        says = [
+            f"Test loss {{test_loss}}, train loss {{train_loss}}; test {word} {{{key}}}, train {word} "
+            f"{{{key.replace('test', 'train')}}}.",
+            "A single seed has no spread: there is no interval, and nothing is said about other seeds.",
+        ]
     else:
-        says.append(
-            "The gradient's norm at the end: median {grad_norm}. Training stopped there; that is no certificate "
-            "of a minimum."
-        )
+        says = [
+            "Test loss: median {test_loss}, over seeds from {test_loss_min:value} to {test_loss_max:value}. Train loss: "
+            "median {train_loss}, from {train_loss_min:value} to {train_loss_max:value}.",
+            f"Test {word}: median {{{key}}}, over seeds from {{{key}_min:value}} to {{{key}_max:value}} "
+            f"({{{key}:n}} seeds).",
+        ]
+    says.append(
+        "The norm of the objective's gradient at the end is {grad_norm}"
+        + (" (median)" if num > 1 else "")
+        + ". Training stopped there; that certifies no minimum."
+    )
     return Content(
         findings=findings,
-        headline=f"The median restart ends at a test loss of {{test_loss}} and a test {word} of {{{key}}} "
-        "({test_loss:n} seeds).",
+        headline=f"{'Medians over restarts' if num > 1 else 'The only restart'} at the end: test loss {{test_loss}}, test "
+        f"{word} {{{key}}} ({{test_loss:n}} {plural(num, 'seed', 'seeds')}).",
         says=tuple(says),
         shows="Where each restart ends, on the train and on the test examples, measured on all of them.",
-        reads="Compare the spread over restarts with the differences that you care about: a change of the recipe that is "
-        "smaller than this spread cannot be told from luck with one seed.",
+        reads="Compare the spread over restarts with the differences that you care about: the effect of a change that is "
+        "smaller than this spread cannot be told from luck by training one seed.",
         limits="Losses are data terms, without the weight penalty. All seeds share one train-test split, so the "
         "intervals speak of other seeds on this split, not of other data.",
         pictures=pictures,

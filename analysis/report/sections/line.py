@@ -10,6 +10,13 @@ from analysis.statistics import Estimate
 from analysis.training import metric_unit
 from wspace.run import Run
 
+FACTS = tuple(
+    (
+        f"Barrier of the {name.replace('_', ' ').replace('train objective', 'training objective')}",
+        f"{{{name}_barrier_chord}} above the chord; {{{name}_barrier_mean}} above the mean of the ends",
+    )
+    for name in LOSSES
+)
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # float32 rounding of a stored loss stays inside
 
 
@@ -62,26 +69,29 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         "the first two seeds that were trained to the end, exact on all train and test examples, in double precision, "
         "at {points} evenly spaced points and at finer ones around each maximum.",
         reads="A convex loss never rises above its chord, the straight line between the losses at the ends (Jensen's "
-        "inequality). One point above it by more than rounding proves that the loss is not convex. The height above the "
-        "chord, and above the mean of the ends, are the two usual definitions of a barrier.",
-        limits="One line between one pair: it proves that the loss is not convex, or proves nothing. A barrier on the "
-        "straight line does not mean that the two ends are separate minima: a curved path, or the line to a relabelled "
-        "copy of b, may have none. A bump narrower than the spacing of the points could be missed.",
+        "inequality). One point above it by more than rounding suffices to show that the loss is not convex. The height "
+        "above the chord, and above the mean of the ends, are the two usual definitions of a barrier.",
+        limits="One line between one pair has no interval: it shows that the loss is not convex, or it shows nothing. It "
+        "does not say how high barriers between other pairs are. A barrier on the straight line does not mean that the "
+        "two ends are separate minima, or minima at all: a curved path, or the line to a relabelled copy of b, may have "
+        "none. A bump narrower than the spacing of the points could be missed.",
         pictures=() if identical else tuple(_pictures(line, unit, score)),
+        facts=() if identical else FACTS,
     )
 
 
 def _headline(line: Line, identical: bool) -> str:
     if identical:
-        return "The two restarts chosen for the straight line are the same network."
+        return "The two restarts chosen for the straight line, seeds {seed_a} and {seed_b}, have equal weights."
     if line.barriers["train_objective"].violates_jensen:
         return (
-            "The loss is not convex: between seeds {seed_a} and {seed_b} the training objective rises "
-            "{train_objective_barrier_chord} above the straight line of Jensen's inequality (one pair)."
+            "The training objective is not convex: between the weights of seeds {seed_a} and {seed_b} it rises up to "
+            "{train_objective_barrier_chord} above the chord, which Jensen's inequality forbids to a convex function "
+            "(one pair)."
         )
     return (
-        "Between seeds {seed_a} and {seed_b} the training objective nowhere rises above the straight line of Jensen's "
-        "inequality (one pair)."
+        "Between the weights of seeds {seed_a} and {seed_b} the training objective does not rise above its chord at any "
+        "computed point: no evidence against convexity on this line (one pair)."
     )
 
 
@@ -94,24 +104,23 @@ def _says(run: Run, line: Line, identical: bool, agrees: bool, score: str):
             yield (
                 "Jensen's inequality is violated: the training objective rises up to {train_objective_jensen_excess} "
                 "above its chord (rounding explains at most {train_objective_jensen_tolerance}), and lies above it at "
-                "{train_objective_share_above_chord} of the inner points. The objective is not convex."
+                "{train_objective_share_above_chord} of the inner grid points. The objective is not convex."
             )
         else:
             yield (
-                "No violation: the training objective stays at or below its chord at every point, up to rounding "
-                "({train_objective_jensen_excess} at most, rounding explains {train_objective_jensen_tolerance})."
+                "No violation: at every computed point the training objective lies at or below its chord (excess over "
+                "the chord at most {train_objective_jensen_excess}; rounding explains up to "
+                "{train_objective_jensen_tolerance}). This does not prove that it is convex."
             )
-        yield (
-            "Barrier of the train loss: {train_loss_barrier_chord} above the chord, {train_loss_barrier_mean} above the "
-            "mean of the ends. Of the test loss: {test_loss_barrier_chord} and {test_loss_barrier_mean}. Of the training "
-            "objective: {train_objective_barrier_chord} and {train_objective_barrier_mean}."
-        )
         word, key = ("accuracy", "accuracy") if score == "accuracy" else ("R²", "r_squared")
-        yield f"The {word} falls to {{train_{key}_lowest}} on the train and {{test_{key}_lowest}} on the test examples."
+        yield (
+            f"The lowest {word} on the line is {{train_{key}_lowest}} on the train and {{test_{key}_lowest}} on the test "
+            "examples."
+        )
     if not run.spec.model.hidden:
         yield (
-            "This model has no hidden layer: its loss is convex in the weights, so no violation can occur. Here the line "
-            "is a check of the method."
+            "This model has no hidden layer: its loss is convex in the weights, so a violation could only be an error. "
+            "Here the line is a check of the method."
         )
     yield (
         "Check: the losses at the ends agree with those stored in training (largest difference {endpoint_mismatch})."
@@ -125,15 +134,15 @@ def _pictures(line: Line, unit: str, score: str):
     barrier = (
         "arrow: barrier of the train loss above its chord"
         if line.barriers["train_loss"].violates_jensen
-        else ("the train loss stays below its chord")
+        else "the train loss does not rise above its chord"
     )
     yield Picture(
         "line-loss",
         figures.losses(line, f"loss ({unit})"),
         f"Loss without the weight penalty, on a linear axis. Dashed: chords; {barrier}. One pair of seeds.",
         "Line chart of train and test loss between the weights of two restarts: the train loss is "
-        "{train_loss_start:value} and {train_loss_end:value} at the ends, and rises up to "
-        "{train_loss_barrier_chord:value} above the chord.",
+        "{train_loss_start:value} and {train_loss_end:value} at the ends; its barrier above the chord is "
+        "{train_loss_barrier_chord:value}.",
     )
     word = "Accuracy" if score == "accuracy" else "R²"
     key = "accuracy" if score == "accuracy" else "r_squared"

@@ -6,7 +6,7 @@ import platform
 import numpy as np
 
 from analysis.report.findings import finding
-from analysis.report.section import Content, Section, anything
+from analysis.report.section import Content, Section, anything, varied
 from wspace import spec as specs
 from wspace.run import Run
 
@@ -36,7 +36,8 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         ("Hash of the data", "{data_hash}"),
         ("Network", "{layers}; {num_params} weights and biases, {dtype}"),
         ("Seeds trained side by side", "{block_width:value}"),
-        ("wspace; format of the run", "{wspace}; {run_format}"),
+        ("What differs between seeds", varied(run)),
+        ("Version of wspace", "{wspace}; run format {run_format}"),
     ]
     if "num_train" in data:
         findings["num_train"], findings["num_test"] = finding(data["num_train"]), finding(data["num_test"])
@@ -49,6 +50,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         facts.append(("Commit of the code", "{commit}"))
     if sessions:
         findings["sessions"] = finding(len(sessions))
+    if len(sessions) > 1:
         facts.append(("Training sessions", "{sessions}"))
     names = "abcdefghijklmnopqrstuvwxyz"
     for i, session in enumerate(sessions):
@@ -59,7 +61,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         findings[f"{key}_machine"] = finding(str(session.get("machine", "not recorded")))
         findings[f"{key}_versions"] = finding([f"{k} {v}" for k, v in session.get("versions", {}).items()])
         findings[f"{key}_flags"] = finding([f"{k}={v}" for k, v in session.get("flags", {}).items()] or "none")
-        label = f"Session {names[i]}" if i < len(names) else "Later session"
+        label = "Training" if len(sessions) == 1 else f"Session {names[i]}" if i < len(names) else "Later session"
         facts.append((label, f"{{{key}_started}}, on {{{key}_devices}}; {{{key}_machine}}; flags: {{{key}_flags}}"))
         facts.append((f"{label}: versions", f"{{{key}_versions}}"))
         facts.append((f"{label}: command", f"{{{key}_command}}"))
@@ -74,7 +76,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         findings=findings,
         says=tuple(says),
         shows="What was asked, on which data, with which versions, on which machine.",
-        reads="The same spec on the same versions and devices gives the same numbers, bit by bit.",
+        reads="The same spec with the same versions, on devices of the same kind, gives the same numbers, bit by bit.",
         limits="On other versions or devices the last bits differ, and training can amplify them: expect the same "
         "distributions there, not the same networks.",
         facts=tuple(facts),
