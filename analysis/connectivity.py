@@ -110,8 +110,6 @@ def straight_line(
     evaluate = _evaluator(model, kind, params_a, params_b, data, l2, num_alphas)
     alphas = np.arange(num_alphas) / (num_alphas - 1)
     values = evaluate(alphas)
-    if bad := [name for name in LOSSES if not np.all(np.isfinite(values[name]))]:
-        raise ValueError(f"{', '.join(bad)} on the line between the networks is not finite")
     fine_alphas, fine = _refine(evaluate, alphas, values)
     barriers = {name: _barrier(alphas, values[name], fine_alphas, fine[name]) for name in LOSSES}
     pairs = zip(jax.tree.leaves(params_a), jax.tree.leaves(params_b), strict=True)
@@ -122,7 +120,7 @@ def straight_line(
 def _evaluator(
     model: Model, kind: LossKind, params_a: Params, params_b: Params, data: Dataset, l2: float, num: int
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """alphas -> metrics, in float64; alphas are padded to multiples of `num`, so that one program serves all calls."""
+    """alphas -> metrics, float64, finite losses; alphas are padded to multiples of `num`: one program serves all."""
     size = tree.Layout.of(params_a).size
     batch = min(num, max(1, BATCH_VALUES // size))
     chunk = objective.chunk_examples(model, params_a, data.x_train.shape, batch)
@@ -136,7 +134,10 @@ def _evaluator(
         padded = np.concatenate([alphas, np.zeros(-len(alphas) % num)]).reshape(-1, num)
         with jax.enable_x64(True):
             parts = [jax.tree.map(np.asarray, program(a, b, row, train, test, float(l2))) for row in padded]
-        return {name: np.concatenate([part[name] for part in parts])[: len(alphas)] for name in parts[0]}
+        values = {name: np.concatenate([part[name] for part in parts])[: len(alphas)] for name in parts[0]}
+        if bad := [name for name in LOSSES if not np.all(np.isfinite(values[name]))]:
+            raise ValueError(f"{', '.join(bad)} on the line between the networks is not finite")
+        return values
 
     return evaluate
 
@@ -174,13 +175,13 @@ def _refine(evaluate: Callable, alphas: np.ndarray, values: dict) -> tuple[np.nd
 
 
 def _barrier(alphas: np.ndarray, values: np.ndarray, fine_alphas: np.ndarray, fine: np.ndarray) -> Barrier:
-    """Both maxima over grid and refined points; ties go to the grid, so that identical networks have alpha = 0."""
+    """Both maxima over grid and refined points; rounding does not lift a point above the ends: see `_highest`."""
     places, losses = np.concatenate([alphas, fine_alphas]), np.concatenate([values, fine])
     ends = values[[0, -1]]
     above = losses - _chord(places, ends)
     above[places == 0] = above[places == 1] = 0.0
-    peak, top = int(np.argmax(above)), int(np.argmax(losses))
     tolerance = TOLERANCE * float(np.max(np.abs(losses)))
+    peak, top = (_highest(heights, len(alphas) - 1, tolerance) for heights in (above, losses))
     inner = above[1 : len(alphas) - 1]
     return Barrier(
         chord=float(above[peak]),
@@ -191,6 +192,16 @@ def _barrier(alphas: np.ndarray, values: np.ndarray, fine_alphas: np.ndarray, fi
         tolerance=tolerance,
         share_above=float(np.mean(inner > tolerance)),
     )
+
+
+def _highest(heights: np.ndarray, last: int, tolerance: float) -> int:
+    """Where the maximum is: at an end (0 or `last`, 0 on ties) unless a point is above both by more than rounding.
+
+    So identical networks have a barrier of 0 at alpha = 0.
+    """
+    end = 0 if heights[0] >= heights[last] else last
+    best = int(np.argmax(heights))
+    return best if heights[best] > heights[end] + tolerance else end
 
 
 def _chord(alphas: np.ndarray, losses: np.ndarray) -> np.ndarray:

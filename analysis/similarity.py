@@ -70,7 +70,8 @@ def distances(
     moved, norm = np.zeros(num), np.zeros(num)
     for chunk in _chunks(num, num_params):
         start, end = theta_init[:, chunk].astype(np.float64), theta_final[:, chunk].astype(np.float64)
-        displacement = end - start
+        with np.errstate(invalid="ignore", over="ignore"):  # refused below
+            displacement = end - start
         for total, rows in zip(pairs, (start, end, displacement), strict=True):
             total += pdist(rows, "sqeuclidean")
         moved += np.einsum("ip,ip->i", displacement, displacement)
@@ -81,6 +82,7 @@ def distances(
     end, init, travelled = np.sqrt(end2), np.sqrt(init2), np.sqrt(moved)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = (np.add.outer(moved, moved) - displacement2) / (2 * np.outer(travelled, travelled))
+    cosine[moved == 0] = cosine[:, moved == 0] = np.nan  # where rounding / 0 would be infinite
     median_end, median_init = pair_median(end), pair_median(init)
     median_travelled = lambda seeds: np.median(travelled[seeds], axis=1)  # noqa: E731
     return Distances(
@@ -121,11 +123,8 @@ def _ratio(above, below, num: int, rng: np.random.Generator) -> Estimate | None:
         return None
     value = float(above(everything)[0] / denominator)
 
-    def statistic(seeds):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return above(seeds) / below(seeds)
-
-    ci = bootstrap_seeds(statistic, num, rng=rng, pairs=True)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have a denominator of 0
+        ci = bootstrap_seeds(lambda seeds: above(seeds) / below(seeds), num, rng=rng, pairs=True)
     return Estimate(value, ci if ci and np.all(np.isfinite(ci)) else None, num)
 
 
