@@ -97,7 +97,7 @@ def test_groups_are_not_consolidated(make_store):
         found = metadata(path, group)
         assert found["node_type"] == "group"
         assert found.get("consolidated_metadata") is None
-    assert metadata(path, "")["attributes"] == {"schema": 1}
+    assert metadata(path, "")["attributes"] == {"schema": 1, "spec": (path / "spec.toml").read_text()}
 
 
 def test_leaves_of_theta_are_described(make_store):
@@ -191,7 +191,7 @@ def test_names_that_the_system_refuses_are_refused(spec, tmp_path):
 def test_a_run_that_does_not_fit_the_disk_is_refused_before_training(spec, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(StoreError, match=r"needs about 0.00 GB, the disk has 0.00 GB free: store fewer checkpoints"):
+    with pytest.raises(StoreError, match=r"needs about 3.6 kB, the disk has 2.0 kB free: store fewer checkpoints"):
         train(spec, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -252,6 +252,94 @@ def test_damaged_files_are_named(make_store, file, content, message):
         (path / file).write_text(content)
     with pytest.raises(StoreError, match=message):
         open_run(path)
+
+
+@pytest.mark.parametrize("key", ["block_width", "data", "data_hash", "loss", "num_params", "sessions", "task"])
+def test_a_provenance_without_what_reading_needs_is_damaged(make_store, key):
+    path = make_store().path
+    record = json.loads((path / "provenance.json").read_text())
+    record.pop(key)
+    (path / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=rf"is damaged: ValueError: provenance.json lacks \['{key}'\]; restore"):
+        open_run(path)
+
+
+@pytest.mark.parametrize("width", [1, "x", 0])
+def test_a_block_width_that_does_not_fit_is_damage(make_store, width):
+    path = make_store().path
+    record = json.loads((path / "provenance.json").read_text())
+    (path / "provenance.json").write_text(json.dumps(record | {"block_width": width}))
+    with pytest.raises(StoreError, match=r"run.zarr is damaged"):
+        open_run(path)
+
+
+@pytest.mark.parametrize("name", ["theta", "seed", "checkpoint_step", "diverged_at", "metrics", "metrics/test_loss"])
+def test_arrays_that_are_gone_are_damage(make_store, name):
+    path = make_store().path
+    shutil.rmtree(path / "run.zarr" / name)
+    with pytest.raises(StoreError, match=rf"run.zarr is damaged: KeyError: '{name}"):
+        open_run(path)
+
+
+@pytest.mark.parametrize("edit", [("0.01", "0.5"), ("num_steps = 12", "num_steps = 13"), ("num = 3", "num = 4")])
+def test_an_edited_spec_is_refused_with_the_difference(make_store, edit):
+    path = make_store().path
+    (path / "spec.toml").write_text((path / "spec.toml").read_text().replace(*edit))
+    with pytest.raises(
+        StoreError, match=r"spec.toml was edited after the run was made; undo it:\n  \w+.\w+: \S+ -> \S+$"
+    ):
+        open_run(path)
+
+
+def test_a_small_array_of_another_size_is_damage_when_it_is_read(make_store):
+    run = make_store()
+    commit(run, 0, 0, 4)
+    (run.path / "run.zarr/done/c/0/0").write_bytes(b"a")
+    with pytest.raises(StoreError, match=r"run.zarr is damaged: ValueError"):
+        _ = open_run(run.path).complete
+
+
+@pytest.mark.parametrize("chunk", ["theta/c/0/1/0", "metrics/test_loss/c/1/0"])
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_lost_chunks_are_found_before_a_run_is_resumed_or_reported(make_store, spec, chunk, how):
+    run = make_store()
+    for block in range(2):
+        commit(run, block, 0, 3)
+    run.check()
+    file = run.path / "run.zarr" / chunk
+    file.unlink() if how == "missing" else file.write_bytes(b"abc")
+    message = rf"is damaged: run.zarr/{chunk} {'is missing' if how == 'missing' else 'has 3 bytes'}.*restore the folder"
+    with pytest.raises(StoreError, match=message):
+        open_run(run.path).check()
+    with pytest.raises(StoreError, match=message):
+        train(spec, run.path)
+
+
+def test_blocks_that_diverged_have_no_chunks_to_lose(make_spec, tmp_path):
+    run = train(make_spec(optimizer={"learning_rate": 1e30}), tmp_path / "run")
+    assert np.all(run.diverged_at >= 0)
+    run.check()
+
+
+def test_two_processes_that_make_one_run_do_not_mix(make_store, tmp_path, monkeypatch):
+    rename = os.rename
+
+    def late(source, target):
+        shutil.copytree(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(store.os, "rename", late)
+    with pytest.raises(StoreError, match="made by another process at the same time; give the same command again"):
+        make_store()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    Store(tmp_path / "run").check()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0.0 kB"), (999_900, "999.9 kB"), (3.1e6, "3.1 MB"), (2e12, "2000.0 GB")]
+)
+def test_sizes_are_written_for_people(size, text):
+    assert store.size_text(size) == text
 
 
 def test_a_changed_spec_is_refused_with_the_difference_and_nothing_is_touched(make_store, make_spec):

@@ -41,7 +41,7 @@ class Metrics(Mapping[str, Float[np.ndarray, "seed checkpoint"]]):
     def __getitem__(self, name: str) -> Float[np.ndarray, "seed checkpoint"]:
         if name not in self._names:
             raise KeyError(f"there is no metric {name!r}; this run has {sorted(self._names)}")
-        return np.asarray(self._store.array(f"metrics/{name}")[:])
+        return self._store.read(f"metrics/{name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._names))
@@ -97,12 +97,12 @@ class Run:
     @cached_property
     def seeds(self) -> Int[np.ndarray, "seed"]:
         """The seeds' ids."""
-        return np.asarray(self._store.array("seed")[:])
+        return self._store.read("seed")
 
     @cached_property
     def checkpoint_steps(self) -> Int[np.ndarray, "checkpoint"]:
         """Step of each checkpoint."""
-        return np.asarray(self._store.array("checkpoint_step")[:])
+        return self._store.read("checkpoint_step")
 
     @cached_property
     def data(self) -> Dataset:
@@ -144,17 +144,25 @@ class Run:
     @property
     def done(self) -> Bool[np.ndarray, "seed checkpoint"]:
         """What has been stored so far."""
-        return np.repeat(np.asarray(self._store.done[:]), self._store.width, axis=0)[: len(self.seeds)]
+        return np.repeat(self._store.read("done"), self._store.width, axis=0)[: len(self.seeds)]
 
     @property
     def complete(self) -> bool:
         """Whether every seed has reached the last checkpoint, diverged or not."""
-        return bool(np.all(self._store.done[:]))
+        return bool(np.all(self._store.read("done")))
 
     @property
     def diverged_at(self) -> Int[np.ndarray, "seed"]:
         """First step at which a seed's objective or params were not finite; -1: none so far."""
-        return np.asarray(self._store.array("diverged_at")[:])
+        return self._store.read("diverged_at")
+
+    def check(self) -> None:
+        """Look at the size of every file, without reading any of theta.
+
+        Raises:
+            StoreError: a part is missing or damaged.
+        """
+        self._store.check()
 
     def converged(self) -> Bool[np.ndarray, "seed"]:
         """Which seeds reached the last checkpoint with finite numbers: those that analyses may use.

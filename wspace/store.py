@@ -11,8 +11,10 @@ diverged_at; the resume state (temporary file, then `os.replace`); done. Each za
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,6 +29,7 @@ import zarr
 from jaxtyping import Float, Int
 from zarr.core.group import Group
 
+from wspace import objective
 from wspace import spec as specs
 from wspace.errors import SpecError, StoreError
 from wspace.spec import Spec
@@ -34,6 +37,9 @@ from wspace.tree import Layout
 
 SCHEMA = 1
 CHECKPOINTS_PER_CHUNK = 256
+_PROVENANCE = {"block_width", "data", "data_hash", "loss", "num_params", "sessions", "task"}  # what reading needs
+_MEND = "restore the folder from a copy, or remove it and train again"
+_UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 class Store:
@@ -61,20 +67,60 @@ class Store:
             self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
             if (schema := self.provenance["schema"]) != SCHEMA:
                 raise StoreError(f"{path} has run format {schema}, this version of wspace reads format {SCHEMA}")
+            if missing := sorted(_PROVENANCE - set(self.provenance)):
+                raise ValueError(f"provenance.json lacks {missing}")
             self.spec = specs.parse(tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8")))
         except (OSError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
-            raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-        try:
+            raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}; {_MEND}") from error
+        with self._reading():
             self.group: Group = zarr.open_group(self.path / "run.zarr", mode="r+" if mode == "r+" else "r")
             self.theta, self.done = self.array("theta"), self.array("done")
-        except (OSError, KeyError, ValueError) as error:
-            raise StoreError(f"{path}/run.zarr is damaged: {type(error).__name__}: {error}") from error
+            self._check_spec()
+            self._check_shapes()
 
     def array(self, name: str) -> zarr.Array:
         """The zarr array `name`, e.g. theta or metrics/train_loss."""
         array = self.group[name]
         assert isinstance(array, zarr.Array)
         return array
+
+    def read(self, name: str) -> np.ndarray:
+        """All values of the zarr array `name`; not meant for theta.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        with self._reading():
+            return np.asarray(self.array(name)[:])
+
+    def check(self) -> None:
+        """Look at the size of every chunk, without reading any of theta.
+
+        Raises:
+            StoreError: a chunk is missing or has another size than it was written with.
+        """
+        root, done, finite = self.path / "run.zarr", self.read("done"), self.read("diverged_at") < 0
+        for name in self._names():
+            array = self.array(name)
+            expected = math.prod(array.chunks) * array.dtype.itemsize
+            for file in (root / name / "c").rglob("*"):
+                if file.name.isdigit() and file.is_file() and (size := file.stat().st_size) != expected:
+                    raise StoreError(
+                        f"{self.path} is damaged: {file.relative_to(self.path)} has {size} bytes, {expected} are "
+                        f"expected; {_MEND}"
+                    )
+            if name != "theta" and not name.startswith("metrics/"):
+                continue
+            for block in range(self.num_blocks):
+                if not finite[self.rows(block)].any():
+                    continue  # a chunk of nothing but NaN is not written
+                for column in np.unique(np.flatnonzero(done[block]) // array.chunks[1]):
+                    chunk = root / name / "c" / str(block) / str(column) / ("0" if name == "theta" else "")
+                    if not chunk.exists():
+                        raise StoreError(
+                            f"{self.path} is damaged: {chunk.relative_to(self.path)} is missing, though `done` marks "
+                            f"it; {_MEND}"
+                        )
 
     @property
     def width(self) -> int:
@@ -169,6 +215,39 @@ class Store:
                 partial.unlink()
             yield
 
+    def _names(self) -> list[str]:
+        metrics = objective.METRICS[self.provenance["task"]]
+        return ["theta", "done", "seed", "checkpoint_step", "diverged_at", *(f"metrics/{name}" for name in metrics)]
+
+    def _check_spec(self) -> None:
+        created = self.group.attrs.get("spec")
+        if created is not None and (changes := specs.difference(specs.parse(tomllib.loads(str(created))), self.spec)):
+            lines = "\n  ".join(changes)
+            raise StoreError(f"{self.path / 'spec.toml'} was edited after the run was made; undo it:\n  {lines}")
+
+    def _check_shapes(self) -> None:
+        num, steps = len(specs.seed_ids(self.spec)), len(specs.checkpoint_steps(self.spec))
+        shapes = {
+            "theta": (num, steps, self.provenance["num_params"]),
+            "done": (-(-num // self.width), steps),
+            "seed": (num,),
+            "checkpoint_step": (steps,),
+            "diverged_at": (num,),
+        }
+        for name in self._names():
+            if (shape := self.array(name).shape) != (expected := shapes.get(name, (num, steps))):
+                raise ValueError(f"{name} has shape {shape}, spec.toml and provenance.json say {expected}")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what zarr raises about damaged files into one error."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except (OSError, LookupError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
+            raise StoreError(f"{self.path}/run.zarr is damaged: {type(error).__name__}: {error}; {_MEND}") from error
+
     def _state_path(self, block: int) -> Path:
         return self.path / "state" / f"block-{block}.npz"
 
@@ -198,6 +277,7 @@ def create(path: Path, spec: Spec, provenance: dict[str, Any], layout: Layout, m
     The arrays (a chunk of theta is one checkpoint of one block; nothing is compressed, as trained weights hardly are):
 
         theta[seed, checkpoint, param] float32; attrs: leaf names, shapes, offsets
+        attrs: schema; spec: spec.toml as it was created, so that an edit of the file is noticed
         seed[seed] int64; checkpoint_step[checkpoint] int64
         metrics/<name>[seed, checkpoint] float32, NaN where not done; diverged_at[seed] int64, -1: did not diverge
         done[block, checkpoint] bool
@@ -212,7 +292,9 @@ def create(path: Path, spec: Spec, provenance: dict[str, Any], layout: Layout, m
         (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
         (building / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
         (building / "state").mkdir()
-        group = zarr.create_group(building / "run.zarr", zarr_format=3, attributes={"schema": SCHEMA})
+        group = zarr.create_group(
+            building / "run.zarr", zarr_format=3, attributes={"schema": SCHEMA, "spec": specs.to_toml(spec)}
+        )
         rows = min(width, num)
         leaves = {
             "leaf_names": list(layout.names),
@@ -263,7 +345,7 @@ def check_new(path: Path, needed: int) -> None:
             raise StoreError(f"{path} cannot be made: {parent} is not a writable folder; choose another --out")
         if (free := shutil.disk_usage(parent).free) < needed:
             raise StoreError(
-                f"{path} needs about {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: "
+                f"{path} needs about {size_text(needed)}, the disk has {size_text(free)} free: "
                 "store fewer checkpoints or seeds, or choose another --out"
             )
 
@@ -273,7 +355,7 @@ def check_unchanged(store: Store, spec: Spec, data_hash: str) -> None:
 
     Raises:
         SpecError: shows every field that differs, old -> new.
-        StoreError: the data's hash differs.
+        StoreError: the data's hash differs, or the run is damaged.
     """
     if changes := specs.difference(store.spec, spec):
         lines = "\n  ".join(changes)
@@ -285,6 +367,13 @@ def check_unchanged(store: Store, spec: Spec, data_hash: str) -> None:
             f"{store.path} was trained on data of hash {store.provenance['data_hash'][:12]}, the data now has "
             f"{data_hash[:12]}: the file behind data.path, or a library that makes the data, has changed"
         )
+    store.check()
+
+
+def size_text(num_bytes: float) -> str:
+    """A size for people, e.g. 3.1 MB."""
+    unit = next(unit for unit in ("GB", "MB", "kB") if num_bytes >= _UNITS[unit] or unit == "kB")
+    return f"{num_bytes / _UNITS[unit]:.1f} {unit}"
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -301,7 +390,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         building.chmod(0o777 & ~_umask())
         yield building
-        os.rename(building, path)
+        try:
+            os.rename(building, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise StoreError(
+                f"{path} was made by another process at the same time; give the same command again"
+            ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
