@@ -540,6 +540,11 @@ def test_npz_with_its_own_test_set_keeps_it(tmp_path):
     np.testing.assert_array_equal(fewer.y_test, LABELS[12:])
 
 
+def test_files_give_the_dataset_its_name(tmp_path, rng):
+    np.savez(tmp_path / "mine.npz", x=rng.normal(size=(40, 2)), y=np.arange(40) % 2)
+    assert data.load(DataSpec(name="npz", path=str(tmp_path / "mine.npz"))).name == "mine.npz"
+
+
 def test_npz_keeps_the_first_examples(tmp_path):
     spec = write_npz(tmp_path, x=X, y=TARGETS)
     whole = data.make(X[:10], TARGETS[:10], task="regression", spec=DataSpec(split="ordered"))

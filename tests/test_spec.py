@@ -156,7 +156,7 @@ def test_wrong_types_are_refused_naming_the_field_and_what_was_received(section,
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_sections_that_are_values_are_refused(section):
-    assert refusal(**{section: 3}).startswith(f"{section} = 3: expected")
+    assert refusal(**{section: 3}) == f"{section} = 3: expected `table`, got `int`"
 
 
 @pytest.mark.parametrize(
@@ -428,6 +428,11 @@ def test_errors_in_a_file_name_the_file(tmp_path):
         with pytest.raises(SpecError) as caught:
             specs.load(path)
         assert str(caught.value).startswith(message)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf[train]\nnum_steps = 3\n")
+    assert specs.load(tmp_path / "bom.toml").train.num_steps == 3
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):

@@ -224,7 +224,9 @@ def test_what_is_no_sweep_is_not_opened(tmp_path):
     with pytest.raises(StoreError, match="is not the folder of a sweep"):
         open_sweep(tmp_path)
     (tmp_path / "spec.toml").write_text("")
-    for content in ("", "[]", "{}", '{"points": [{"folder": 3}]}'):
+    folders = ("..", "../run", "/run", "a/b", "")
+    outside = [json.dumps({"points": [{"values": {}, "folder": folder}]}) for folder in folders]
+    for content in ("", "[]", "{}", '{"points": []}', '{"points": [{"folder": 3}]}', *outside):
         (tmp_path / "sweep.json").write_text(content)
         with pytest.raises(StoreError, match=r"sweep.json is damaged: .*give the training command again"):
             open_sweep(tmp_path)

@@ -95,7 +95,8 @@ def load(spec: DataSpec) -> Dataset:
     else:
         x, y = synthetic.draw(spec)
         source = _Source(x, y, "classification" if y.ndim == 1 else "regression")
-    return _prepare(spec.dataset or spec.name, source, spec)
+    file = Path(spec.path).name if spec.name in ("idx", "npz") else ""
+    return _prepare(file or spec.dataset or spec.name, source, spec)
 
 
 def make(

@@ -239,7 +239,7 @@ def read(path: str | Path) -> Spec:
     """
     path = Path(path)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         raise SpecError(f"there is no spec file {str(path)!r}; examples are in runs/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -524,4 +524,5 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
         return f"{path} = {tree[section][field]!r} is unknown{_nearest(str(tree[section][field]), choices)}"
     for part in filter(None, path.split(".")):
         value = value.get(part) if isinstance(value, dict) else None
+    text = text.replace("`object`", "`table`")  # as TOML calls it
     return f"{path or 'the spec'} = {value!r}: {text[0].lower() + text[1:]}"

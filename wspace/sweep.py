@@ -169,6 +169,8 @@ def open_sweep(path: str | Path) -> list[tuple[dict[str, Any], Run | None]]:
     try:
         points = json.loads((path / "sweep.json").read_text(encoding="utf-8"))["points"]
         folders = [(point["values"], path / point["folder"]) for point in points]
+        if not points or any(folder.parent != path or folder.name == ".." for _, folder in folders):
+            raise ValueError("folders of points inside the sweep's are expected")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path / 'sweep.json'} is damaged: {error}; give the training command again") from error
     return [(values, open_run(folder) if store.is_run(folder) else None) for values, folder in folders]
