@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from wspace import spec as specs
 from wspace.cores import use_cores
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from wspace.sweep import Outcome
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+MAX_DEVICES = 1024
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
     0: done. 1: done, but a seed diverged, a point of a sweep failed or a check did not pass. 2: the input was refused
-    before any work. 130: interrupted; the same command resumes.
+    before any work, or the disk refused to take more. 130: interrupted; the same command resumes.
     """
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         return args.function(args, rest, console)
-    except (WspaceError, ImportError) as error:
+    except (WspaceError, ImportError, OSError) as error:  # OSError: the terminal or a file beside the run is gone
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return REFUSED
     except KeyboardInterrupt:
@@ -73,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="check everything, say what would be done, write nothing"
         )
-        command.add_argument("--devices", type=_positive, help="devices to use (default: all; on a CPU one per core)")
+        command.add_argument(
+            "--devices", type=_num_devices, help="devices to use (default: all; on a CPU one per core)"
+        )
         command.add_argument("--dask", metavar="ADDRESS", help="train a sweep's points on this Dask scheduler")
         command.add_argument(
             "--sweep",
@@ -127,6 +130,9 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
 
     if is_sweep(args.path):
         runs = open_sweep(args.path)
+        for _, run in runs:
+            if run is not None:
+                run.check()
         for i, (_, run) in enumerate(runs):
             if run is not None:
                 with console.status(f"report {i + 1} of {len(runs)}: {run.path.name}"):
@@ -134,6 +140,7 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
         page = write_sweep_report(runs, args.path / "report")
     else:
         run = open_run(args.path)
+        run.check()
         with console.status("writing the report"):
             page = write_report(run)
     console.print(f"report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
@@ -144,11 +151,18 @@ def _status(args: argparse.Namespace, rest: list[str], console: Console) -> int:
     from wspace import open_run
     from wspace.sweep import is_sweep, open_sweep
 
-    runs = [(run.path.name, run) for _, run in open_sweep(args.path) if run] if is_sweep(args.path) else None
-    num_points = len(open_sweep(args.path)) if runs is not None else 1
-    table = Table("run", "seeds", "checkpoints", "done", "diverged", "test loss (median)")
+    swept = is_sweep(args.path)
+    runs = (
+        [(specs.Point(values, Spec()).folder, run) for values, run in open_sweep(args.path)]
+        if swept
+        else [(args.path.name, open_run(args.path))]
+    )
+    table = Table(Column("run", overflow="fold"), "seeds", "checkpoints", "done", "diverged", "test loss (median)")
     complete = 0
-    for name, run in runs if runs is not None else [(args.path.name, open_run(args.path))]:
+    for name, run in runs:
+        if run is None:
+            table.add_row(escape(name), "-", "-", "not begun", "-", "-")
+            continue
         done, loss = run.done, run.metrics["test_loss"]
         usable = run.converged()
         median = f"{np.median(loss[usable, -1]):.4g}" if usable.any() else "-"
@@ -163,8 +177,8 @@ def _status(args: argparse.Namespace, rest: list[str], console: Console) -> int:
         )
         complete += run.complete
     console.print(table)
-    state = "complete" if complete == num_points else "incomplete: the training command resumes it"
-    console.print(f"{complete} of {num_points} runs complete" if runs is not None else state, highlight=False)
+    text = f"{complete} of {len(runs)} runs complete" if swept else "complete" if complete else "incomplete"
+    console.print(text if complete == len(runs) else f"{text}: the training command resumes it", highlight=False)
     return OK
 
 
@@ -255,13 +269,13 @@ def _dry_run(spec: Spec, out: Path, num_devices: int | None, console: Console) -
         folder = out / point.folder if spec.sweep else out
         run_store, data, plan = prepare(point.spec, folder, devices)
         num, steps = len(specs.seed_ids(point.spec)), point.spec.train.num_steps
-        size = store.num_bytes(point.spec, plan.layout) / 1e6
+        blocks, size = -(-num // plan.width), store.num_bytes(point.spec, plan.layout)
         lines = (
             f"{'resume' if run_store else 'train'} {escape(str(folder))}",
             f"  {num} seeds x {steps} steps, {plan.layout.size} params each, {plan.recipe.model}",
             f"  {data.name}: {len(data.x_train)} train, {len(data.x_test)} test examples",
-            f"  {-(-num // plan.width)} blocks of {plan.width} seeds on {len(devices)} x {devices[0].platform}",
-            f"  {len(specs.checkpoint_steps(point.spec))} checkpoints, {size:.1f} MB",
+            f"  {blocks} block{'s' if blocks > 1 else ''} of {plan.width} seeds on {len(devices)} x {devices[0].platform}",
+            f"  {len(specs.checkpoint_steps(point.spec))} checkpoints, {store.size_text(size)}",
         )
         console.print("\n".join(lines), highlight=False, soft_wrap=True)
     console.print(
@@ -276,23 +290,29 @@ def _load_spec(args: argparse.Namespace, rest: list[str]) -> Spec:
     rest = ["--help"] if args.spec_help else rest
     prog = f"wspace {args.command} {args.spec}"
     fields = tyro.conf.configure(tyro.conf.FlagConversionOff)(Spec)
-    edited = tyro.cli(fields, args=rest, default=msgspec.structs.replace(spec, sweep={}), prog=prog)
+    default = msgspec.structs.replace(spec, sweep={})
+    given = {token.partition("=")[0] for token in rest}
+    if "--seeds.ids" in given and "--seeds.num" not in given:  # one of the two says which seeds: the later word counts
+        default = msgspec.structs.replace(default, seeds=msgspec.structs.replace(spec.seeds, num=None))
+    elif "--seeds.num" in given and "--seeds.ids" not in given:
+        default = msgspec.structs.replace(default, seeds=msgspec.structs.replace(spec.seeds, ids=()))
+    edited = tyro.cli(fields, args=rest, default=default, prog=prog)
     sweep = dict(spec.sweep)
     for axis in args.sweep:
         field, _, values = axis.partition("=")
         try:
-            sweep[field.strip().replace("-", "_")] = tomllib.loads(f"values = {values}")["values"]
-        except tomllib.TOMLDecodeError:
+            tree = tomllib.loads(f"values = {values}")
+            (sweep[field.strip().replace("-", "_")],) = tree.values()
+        except ValueError:  # not TOML, or more than one value
             example = "'optimizer.learning_rate=[0.1, 0.01]'"
             raise SpecError(f"--sweep {axis!r}: FIELD=[VALUE, ..] is expected, e.g. {example}") from None
     return specs.normalise(msgspec.structs.replace(edited, sweep=sweep))
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number of devices")
-    return number
+def _num_devices(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_DEVICES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of devices in [1, {MAX_DEVICES}]")
+    return int(text)
 
 
 if __name__ == "__main__":
