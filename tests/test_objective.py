@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,39 @@ def test_squared_error_of_labels_is_that_of_one_hot_targets(rng):
 def test_accuracy_counts_the_first_of_equal_outputs():
     outputs = jnp.array([[1.0, 1.0], [0.0, 2.0]])
     np.testing.assert_array_equal(objective.accuracy(outputs, jnp.array([1, 1])), [0, 1])
+
+
+def test_a_network_that_is_not_finite_has_no_accuracy():
+    np.testing.assert_array_equal(
+        objective.accuracy(jnp.array([[jnp.nan, 1.0], [1.0, 0.0]]), jnp.array([0, 0])), [np.nan, 1]
+    )
+
+
+def test_a_network_of_ones_own_needs_apply_alone():
+    """Neither a known class nor hashable, with params in a structure of its own."""
+    data, mlp = load(DataSpec(name="iris")), MLP((4, 6, 3))
+    params = population(mlp.sizes, 2)
+    own = types.SimpleNamespace(apply=lambda p, x: mlp.apply((p["first"], p["second"]), x))
+    with pytest.raises(TypeError):
+        hash(own)
+    got = objective.evaluate(own, "cross_entropy", {"first": params[0], "second": params[1]}, data, 0.1)
+    expected = objective.evaluate(mlp, "cross_entropy", params, data, 0.1)
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
+def test_matmuls_have_the_precision_that_is_asked_for(precision, monkeypatch):
+    data, seen = load(DataSpec(name="iris")), []
+
+    def apply(params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return x @ params
+
+    objective.evaluate(
+        types.SimpleNamespace(apply=apply), "cross_entropy", jnp.ones((2, 4, 3)), data, precision=precision
+    )
+    assert set(seen[1:]) == {precision}  # the first call only asks for shapes
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])

@@ -51,14 +51,16 @@ SCHEDULES = {
 }
 
 
-def numpy_training(data, layers, optimizer, rate, l2, num_steps):
-    """Full-batch training of a tanh network by cross-entropy, written from the formulas in float64."""
-    x, y = data.x_train.astype(np.float64), np.eye(data.num_classes)[data.y_train]
+def numpy_training(data, layers, optimizer, rate, l2, num_steps, batches=None):
+    """Training of a tanh network by cross-entropy, written from the formulas in float64; batches(t) are example ids."""
+    inputs, targets = data.x_train.astype(np.float64), np.eye(data.num_classes)[data.y_train]
     layers = [[np.asarray(layer["weight"], np.float64), np.asarray(layer["bias"], np.float64)] for layer in layers]
     first = [[np.zeros_like(p) for p in layer] for layer in layers]
     second = [[np.zeros_like(p) for p in layer] for layer in layers]
     decay = optimizer.get("weight_decay", 0)
     for t in range(num_steps):
+        chosen = slice(None) if batches is None else batches(t)
+        x, y = inputs[chosen], targets[chosen]
         hidden = [x]
         for i, (weight, bias) in enumerate(layers):
             z = hidden[-1] @ weight + bias
@@ -103,6 +105,32 @@ def test_training_equals_a_plain_numpy_implementation(make_spec, name, schedule)
         for layer, (weight, bias) in zip(got, expected, strict=True):
             np.testing.assert_allclose(layer["weight"][seed], weight, rtol=1e-4, atol=2e-5)
             np.testing.assert_allclose(layer["bias"][seed], bias, rtol=1e-4, atol=2e-5)
+
+
+def test_mini_batches_are_those_of_each_epochs_own_order(make_spec):
+    """120 examples in batches of 50: two steps an epoch, 20 examples dropped; the first, middle and last batch count."""
+    spec = make_spec(
+        optimizer={"name": "sgd", "learning_rate": 0.3},
+        model={"activation": "tanh", "hidden": [6]},
+        train={"num_steps": 7, "batch_size": 50},
+    )
+    functions, plan, _ = compiled(spec)
+    root, data = program.root_key(spec), load(spec.data)
+    start = functions.init(root, np.array([3, 8], np.uint32), plan.hypers).params
+    got = trained(spec, [3, 8], 7).params
+    for place, seed in enumerate((3, 8)):
+
+        def batches(t, seed=seed):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(root, 1), seed), t // 2)
+            return np.asarray(program._shuffle(key, 120))[50 * (t % 2) : 50 * (t % 2) + 50]
+
+        assert len({*batches(0), *batches(1)}) == 100
+        assert not np.array_equal(batches(0), batches(2))
+        layers = jax.tree.map(lambda leaf, place=place: leaf[place], start)
+        expected = numpy_training(data, layers, {"name": "sgd", "learning_rate": 0.3}, lambda t: 1.0, 0, 7, batches)
+        for layer, (weight, bias) in zip(got, expected, strict=True):
+            np.testing.assert_allclose(layer["weight"][place], weight, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(layer["bias"][place], bias, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("num", [1, 2, 1437, 2048, 70_000])

@@ -1,3 +1,6 @@
+import threading
+
+import jax
 import numpy as np
 import pytest
 
@@ -24,13 +27,14 @@ class Recorder(Silent):
     """Writes down what it hears."""
 
     def __init__(self):
-        self.begun, self.net_steps, self.steps, self.failures = (0, 0), 0, [], []
+        self.begun, self.net_steps, self.steps, self.failures, self.threads = (0, 0), 0, [], [], set()
 
     def begin(self, total, already):
         self.begun = (total, already)
 
     def advance(self, net_steps):
         self.net_steps += net_steps
+        self.threads.add(threading.get_ident())
 
     def checkpoint(self, step, train_loss):
         self.steps.append((step, len(train_loss)))
@@ -114,7 +118,7 @@ def test_a_poisoned_seed_is_marked_and_leaves_the_others_bitwise_untouched(
     spec = make_spec()
     whole = train.train(spec, tmp_path / "whole", num_devices=2)
     with pytest.raises(KeyboardInterrupt):
-        train.train(spec, tmp_path / "out", num_devices=2, monitor=Stopper(3))
+        train.train(spec, tmp_path / "out", num_devices=1, monitor=Stopper(3))
     path = tmp_path / "out" / "state" / "block-0.npz"
     with np.load(path, allow_pickle=False) as archive:
         state = dict(archive)
@@ -149,6 +153,81 @@ def test_diverging_seeds_are_told_once_and_kept(make_spec, tmp_path):
     assert again.steps == []
 
 
+def test_a_seed_that_diverges_between_checkpoints_is_told_before_the_next(make_spec, tmp_path, monkeypatch):
+    class Clock(Recorder):
+        def diverged(self, seed, step):
+            self.failures.append((step, self.net_steps))
+
+    monkeypatch.setattr(train, "SLICE_SECONDS", 0.0)  # slices of one step, once the speed is known
+    spec = make_spec(
+        data={"name": "diabetes"},
+        optimizer={"name": "sgd", "learning_rate": 1e3},
+        train={"num_steps": 200},
+        checkpoints={"num": 2},
+        seeds={"num": 1},
+    )
+    clock = Clock()
+    assert not train.train(spec, tmp_path / "out", monitor=clock).converged().any()
+    ((step, told),) = clock.failures
+    assert step < told <= max(64, step + 1) < 200  # the first slice has 64 steps
+
+
+def test_a_seed_that_the_optimizer_cannot_move_any_more_has_diverged(make_spec, tmp_path):
+    """Adam's second moment overflows; loss and params stay finite, and would for ever."""
+    spec = make_spec(
+        data={"name": "diabetes"}, optimizer={"name": "adam", "learning_rate": 1e8}, train={"num_steps": 200}
+    )
+    run = train.train(spec, tmp_path / "out")
+    assert np.isfinite(run.theta[:, -1]).all()
+    assert np.isfinite(run.metrics["train_loss"][:, -1]).all()
+    assert not run.converged().any()
+
+
+@pytest.mark.parametrize(
+    "ambient",
+    [
+        jax.enable_x64(True),
+        jax.threefry_partitionable(False),
+        jax.default_matmul_precision("bfloat16"),
+        jax.default_prng_impl("rbg"),
+    ],
+    ids=["x64", "threefry", "precision", "prng"],
+)
+def test_what_a_caller_has_set_in_jax_changes_no_bit(make_spec, tmp_path, ambient):
+    spec = make_spec()
+    plain = train.train(spec, tmp_path / "plain")
+    train.programs.compile_program.cache_clear()
+    with ambient:
+        run = train.train(spec, tmp_path / "out")
+    assert_same(run, plain)
+
+
+def test_a_complete_run_is_left_as_it_is(make_spec, tmp_path):
+    run = train.train(make_spec(), tmp_path / "out")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    train.train(make_spec(), tmp_path / "out")
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert len(run.provenance["sessions"]) == 1
+
+
+@pytest.mark.parametrize("damage", ["a leaf less", "another dtype", "another shape"])
+def test_a_state_of_another_program_is_not_taken(make_spec, tmp_path, every_checkpoint_commits, damage):
+    spec = make_spec()
+    whole = train.train(spec, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train.train(spec, tmp_path / "out", num_devices=1, monitor=Stopper(3))
+    path = tmp_path / "out" / "state" / "block-0.npz"
+    with np.load(path, allow_pickle=False) as archive:
+        state = dict(archive)
+    last = f"leaf{len(state) - 2}"
+    if damage == "a leaf less":
+        del state[last]
+    else:
+        state["leaf0"] = state["leaf0"].astype(np.float64) if damage == "another dtype" else state["leaf0"][:, :1]
+    np.savez(path, allow_pickle=False, **state)
+    assert_same(train.train(spec, tmp_path / "out"), whole)
+
+
 def test_what_is_stored_is_what_the_params_give(make_spec, tmp_path):
     run = train.train(make_spec(objective={"l2": 0.01}), tmp_path / "out")
     for checkpoint in range(4):
@@ -162,7 +241,8 @@ def test_the_monitor_hears_of_every_step_and_checkpoint(make_spec, tmp_path):
     train.train(make_spec(), tmp_path / "out", num_devices=2, monitor=recorder)
     assert recorder.begun == (36, 0)
     assert recorder.net_steps == 36
-    assert recorder.steps == [(step, 3) for step in (0, 4, 8, 12)]
+    assert sorted(recorder.steps) == [(step, num) for step in (0, 4, 8, 12) for num in (1, 2)]  # blocks of 2 and 1
+    assert len(recorder.threads) == 2  # one for each device
 
 
 def test_few_checkpoints_are_pending_however_many_there_are(make_spec, tmp_path, monkeypatch):

@@ -43,6 +43,15 @@ def test_stack_params_stacks_networks_of_ones_own():
         np.testing.assert_array_equal(tree.ravel(stacked, batch_ndim=1)[i], tree.ravel(params))
 
 
+def test_stack_params_takes_lists_and_numbers():
+    stacked = stack_params(
+        [{"scale": 1.0, "layers": [np.ones((2, 3)), 0.5]}, {"scale": 2.0, "layers": [np.zeros((2, 3)), 1.5]}]
+    )
+    np.testing.assert_array_equal(stacked["scale"], [1, 2])
+    assert stacked["layers"][0].shape == (2, 2, 3)
+    np.testing.assert_array_equal(tree.ravel(stacked, batch_ndim=1)[:, 6:], [[0.5, 1], [1.5, 2]])
+
+
 @pytest.mark.parametrize(
     ("population", "message"),
     [
@@ -52,6 +61,7 @@ def test_stack_params_stacks_networks_of_ones_own():
             r"network 1 has 0.bias of shape \(5,\), network 0 of shape \(4,\)",
         ),
         ([params_of((3, 4, 2)), params_of((3, 2))], "network 1 has leaves"),
+        ([{"w": np.arange(3), "scale": 1.0}], r"network 0 has w of dtype int64: .* floats are expected"),
     ],
 )
 def test_stack_params_names_the_first_difference(population, message):

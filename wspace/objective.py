@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from wspace import tree
+from wspace.data import Dataset, Task
 from wspace.models import Model
 from wspace.tree import AnyArray, Params
 
@@ -40,8 +41,9 @@ def example_loss(
 
 
 def accuracy(outputs: Float[AnyArray, "example output"], y: Shaped[AnyArray, "example"]) -> Float[Array, "example"]:
-    """1 where the largest output is that of the label (the first on ties), else 0; its mean is the accuracy."""
-    return (jnp.argmax(outputs, axis=-1) == y).astype(outputs.dtype)
+    """1 where the largest output is that of the label (the first on ties), else 0; NaN where an output is NaN."""
+    right = (jnp.argmax(outputs, axis=-1) == y).astype(outputs.dtype)
+    return jnp.where(jnp.any(jnp.isnan(outputs), axis=-1), jnp.nan, right)
 
 
 def penalty(params: Params, l2: float | Float[Array, ""]) -> Float[Array, ""]:
@@ -64,7 +66,7 @@ def objective(
 def measure(
     model: Model,
     kind: LossKind,
-    task: Literal["classification", "regression"],
+    task: Task,
     params: Params,
     train: tuple[Float[Array, "train feature"], Shaped[Array, "train ..."]],
     test: tuple[Float[Array, "test feature"], Shaped[Array, "test ..."]],
@@ -108,21 +110,25 @@ def measure(
     }
 
 
-def evaluate(model: Model, kind: LossKind, params: Params, data, l2: float = 0.0) -> dict[str, Float[Array, "seed"]]:
+def evaluate(
+    model: Model, kind: LossKind, params: Params, data: Dataset, l2: float = 0.0, *, precision: str = "highest"
+) -> dict[str, Float[Array, "seed"]]:
     """All METRICS of a population, exact on the full data: what a run stores at its checkpoints.
 
     Args:
-        model: any object with `apply(params, x)`.
+        model: any object with `apply(params, x)`; compiled once for equal models where it is hashable.
         kind: the data loss.
         params: stacked params, leaves (seed, ...).
-        data: a `wspace.data.Dataset`.
+        data: examples of train and test.
         l2: coefficient of the L2 term in train_objective and grad_norm.
+        precision: of matmuls on accelerators, as in `EngineSpec.precision`.
     """
     width = jax.tree.leaves(params)[0].shape[0]
     train = (jnp.asarray(data.x_train), jnp.asarray(data.y_train))
     test = (jnp.asarray(data.x_test), jnp.asarray(data.y_test))
     chunk = chunk_examples(model, jax.tree.map(lambda leaf: leaf[0], params), train[0].shape, width)
-    return _measure_population(model, kind, data.task, chunk)(params, train, test, l2)
+    with jax.default_matmul_precision(precision):
+        return _measure_population(model, kind, data.task, chunk)(params, train, test, l2)
 
 
 def chunk_examples(model: Model, params: Params, shape: tuple[int, ...], width: int) -> int:
@@ -134,8 +140,23 @@ def chunk_examples(model: Model, params: Params, shape: tuple[int, ...], width: 
     return min(num_examples, max(1, CHUNK_VALUES // (width * values)))
 
 
-@functools.lru_cache(maxsize=32)
-def _measure_population(model: Model, kind: LossKind, task, chunk: int) -> Callable:
+def cache_compiled(make: Callable[..., Callable]) -> Callable[..., Callable]:
+    """Keep what `make(model, ...)` compiles for equal arguments; a model that cannot be hashed is compiled each time."""
+    cached = functools.lru_cache(maxsize=32)(make)
+
+    @functools.wraps(make)
+    def get(*args) -> Callable:
+        try:
+            hash(args)
+        except TypeError:
+            return make(*args)
+        return cached(*args)
+
+    return get
+
+
+@cache_compiled
+def _measure_population(model: Model, kind: LossKind, task: Task, chunk: int) -> Callable:
     one = lambda params, train, test, l2: measure(model, kind, task, params, train, test, l2, chunk)  # noqa: E731
     return jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
 

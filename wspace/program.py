@@ -7,9 +7,10 @@ of its own. (One program partitioned over a mesh gives other last bits on two de
 another path as soon as there is more than one partition.)
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -52,7 +53,8 @@ class State(NamedTuple):
     Attributes:
         params: the network's params.
         opt_state: optax's state.
-        diverged_at: first step whose objective or params were not finite, -1 while there is none.
+        diverged_at: first step whose objective was not finite, or first checkpoint at which params, a metric or the
+            optimizer's state were not; -1 while there is none.
     """
 
     params: Params
@@ -299,7 +301,8 @@ class _Seed:
             order = None
             if recipe.batch_size < recipe.num_train:
                 order = _shuffle(jax.random.fold_in(key, number), recipe.num_train)
-            first, last = jnp.maximum(start, number * batches), jnp.minimum(stop, (number + 1) * batches)
+            first = jnp.maximum(start, number * batches)
+            last = number * batches + jnp.minimum(stop - number * batches, batches)  # in this order it cannot overflow
             return jax.lax.fori_loop(first, last, lambda i, c: step(i, c, order), carry)
 
         return jax.lax.fori_loop(start // batches, -(-stop // batches), epoch, state)
@@ -310,8 +313,10 @@ class _Seed:
         args = (recipe.model, recipe.loss_kind, recipe.task, state.params, train, test, hypers.l2, recipe.chunk)
         metrics = objective.measure(*args)
         theta = tree.ravel(state.params)
-        finite = jnp.isfinite(metrics["train_objective"]) & jnp.all(jnp.isfinite(theta))
-        return theta, metrics, _first_failure(state.diverged_at, finite, step)
+        # An optimizer whose moments overflowed moves no more, at params and losses that are finite, and looks trained.
+        floats = [leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        every = jnp.stack([jnp.all(jnp.isfinite(a)) for a in (theta, *metrics.values(), *floats)])
+        return theta, metrics, _first_failure(state.diverged_at, jnp.all(every), step)
 
     def _objective(self, params: Params, x: Array, y: Array, l2: Array) -> Array:
         return objective.objective(self.recipe.model, self.recipe.loss_kind, params, x, y, l2)
@@ -327,18 +332,27 @@ def compile_program(recipe: Recipe) -> Program:
     order = None if recipe.shared_order else 0
 
     def batch(function: Callable, axes: tuple[int | None, ...], donate: tuple[int, ...] = ()) -> Callable:
+        compiled = jax.jit(jax.vmap(function, in_axes=axes), donate_argnums=donate)
+
         @functools.wraps(function)
         def scoped(*args):
-            with jax.default_matmul_precision(recipe.precision):
-                return jax.vmap(function, in_axes=axes)(*args)
+            with numerics(recipe.precision):
+                return compiled(*args)
 
-        return jax.jit(scoped, donate_argnums=donate)
+        return scoped
 
     return Program(
         init=batch(one.init, (None, 0, None)),
         advance=batch(one.advance, (0, None, order, None, None, None, None), donate=(0,)),
         measure=batch(one.measure, (0, None, None, None)),
     )
+
+
+@contextlib.contextmanager
+def numerics(precision: str) -> Iterator[None]:
+    """The settings of JAX that decide numbers, whatever a caller has set: float32, partitionable threefry, precision."""
+    with jax.enable_x64(False), jax.threefry_partitionable(True), jax.default_matmul_precision(precision):
+        yield
 
 
 def _shuffle(key: PRNGKeyArray, num: int) -> Int[Array, "example"]:

@@ -17,13 +17,13 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import zarr
 from jaxtyping import Float, Int
@@ -170,14 +170,17 @@ class Store:
         if finished:
             self.discard_state(block)
 
-    def resume(self, block: int) -> tuple[int, list[np.ndarray]] | None:
+    def resume(self, block: int, like: Sequence[jax.ShapeDtypeStruct]) -> tuple[int, list[np.ndarray]] | None:
         """(last stored checkpoint, state leaves) of a block that was interrupted; None when it has to start afresh.
 
         A state that is newer than `done` (killed between the two writes) completes `done`: its theta and metrics were
-        written before it. A missing or unreadable state clears the block: starting afresh gives the same numbers.
+        written before it. A state that is missing, unreadable or not of the shapes and dtypes of `like` (another
+        version's) clears the block: starting afresh gives the same numbers.
         """
         done = np.asarray(self.done[block])
         loaded = self._load_state(block)
+        if loaded is not None and [(a.shape, a.dtype) for a in loaded[1]] != [(a.shape, a.dtype) for a in like]:
+            loaded = None
         with writing(self.path):
             if loaded is None or loaded[0] + 1 < done.sum():
                 if done.any():
@@ -200,6 +203,8 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Hold the run for writing; the operating system lets go of it when the process ends, however it ends.
 
+        What others wrote into the provenance until now is read again.
+
         Raises:
             StoreError: another process is training this run.
         """
@@ -213,6 +218,7 @@ class Store:
                 raise StoreError(f"{self.path} is being trained by another process; wait for it or stop it") from None
             for partial in (self.path / "state").glob(".*.partial"):  # of a writer that was killed
                 partial.unlink()
+            self.provenance = json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
             yield
 
     def _names(self) -> list[str]:
@@ -384,22 +390,39 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all: filled beside `path`, then renamed to it, or over an empty one."""
+    """A folder that appears whole or not at all: filled beside `path`, then renamed to it, or over an empty one.
+
+    What a killed process left half made is removed first.
+
+    Raises:
+        StoreError: another process makes, or has just made, the same folder.
+    """
+    path = path.resolve()  # a link to an empty folder is filled, not replaced
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial"))
+    building = path.with_name(f".{path.name}.partial")
+    taken = StoreError(f"{path} is made by another process at the same time; give the same command again")
+    building.mkdir(exist_ok=True)
+    handle = os.open(building, os.O_RDONLY)
     try:
-        building.chmod(0o777 & ~_umask())
-        yield building
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of when the process ends, however it ends
+        except BlockingIOError:
+            raise taken from None
+        if not building.exists() or not os.path.samestat(os.fstat(handle), building.stat()):
+            raise taken  # renamed between our mkdir and our lock
+        for left in building.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield building
             os.rename(building, path)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise StoreError(
-                f"{path} was made by another process at the same time; give the same command again"
-            ) from error
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken from error
+            raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -423,9 +446,3 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

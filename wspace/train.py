@@ -1,11 +1,12 @@
 """Train a spec into a run folder: resume what is there, commit as it goes, report as it happens."""
 
-import itertools
+import queue
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,13 +24,13 @@ from wspace.run import Run
 from wspace.spec import Spec
 from wspace.store import Store
 
-SLICE_SECONDS = 0.5  # how often the monitor hears from a long stretch between two checkpoints
+SLICE_SECONDS = 0.5  # how often a long stretch between two checkpoints is looked at, and can be interrupted
 COMMIT_CHECKPOINTS, COMMIT_BYTES, COMMIT_SECONDS = 8, 16 * 2**20, 2.0  # a commit is due at the first of these
 
 
 @runtime_checkable
 class Monitor(Protocol):
-    """Hears what training does. Every method may return at once; none may change anything."""
+    """Hears what training does, from one thread at a time. Every method should return at once; none may change anything."""
 
     def begin(self, total: int, already: int) -> None:
         """Training starts: steps x seeds in all, and how many of them an earlier session has stored."""
@@ -80,9 +81,7 @@ def train(spec: Spec, out: str | Path, *, num_devices: int | None = None, monito
     if run_store is None:
         run_store = store.create(out, spec, new_provenance(data, plan), plan.layout, objective.METRICS[data.task])
     with run_store.lock():
-        run_store.provenance["sessions"].append(new_session(devices))
-        run_store.save_provenance()
-        _train_blocks(run_store, data, plan, devices, monitor)
+        _Training(run_store, data, plan, devices, monitor).finish()
     return Run(Store(out))
 
 
@@ -102,118 +101,151 @@ def prepare(spec: Spec, out: Path, devices: list[Device]) -> tuple[Store | None,
     return existing, data, plan
 
 
-def _train_blocks(run_store: Store, data: Dataset, plan: Plan, devices: list[Device], monitor: Monitor) -> None:
-    """Train what is not done, `len(devices)` blocks at a time."""
-    spec, steps = run_store.spec, specs.checkpoint_steps(run_store.spec)
-    num_seeds = len(specs.seed_ids(spec))
-    todo: list[tuple[int, int, list[np.ndarray] | None]] = []
-    already = 0
-    for block in range(run_store.num_blocks):
-        rows = run_store.rows(block)
-        if np.all(run_store.done[block]):
-            run_store.discard_state(block)
-            already += steps[-1] * (rows.stop - rows.start)
-        else:
-            checkpoint, leaves = run_store.resume(block) or (-1, None)
-            already += steps[max(checkpoint, 0)] * (rows.stop - rows.start)
-            todo.append((checkpoint, block, leaves))
-    monitor.begin(steps[-1] * num_seeds, already)
-    if not todo:
-        return
-    with ThreadPoolExecutor(len(devices)) as pool:
-        trainer = _Trainer(run_store, data, plan, devices, pool, monitor)
-        todo.sort(key=lambda item: item[:2])
-        for checkpoint, group in itertools.groupby(todo, key=lambda item: item[0]):
-            for chosen in _batched(group, len(devices)):
-                trainer.round([block for _, block, _ in chosen], checkpoint, [leaves for _, _, leaves in chosen])
+class _Training:
+    """One session: a thread for each device takes block after block, until all are done or one of them fails."""
 
-
-class _Trainer:
-    """What the rounds of one training session share."""
-
-    def __init__(
-        self, run_store: Store, data: Dataset, plan: Plan, devices: list[Device], pool: Executor, monitor: Monitor
-    ):
-        self.store, self.plan, self.pool, self.monitor = run_store, plan, pool, monitor
+    def __init__(self, run_store: Store, data: Dataset, plan: Plan, devices: list[Device], monitor: Monitor):
+        self.store, self.plan, self.devices, self.monitor = run_store, plan, devices, monitor
         self.spec = run_store.spec
         self.steps = specs.checkpoint_steps(self.spec)
-        self.ids = np.asarray(specs.seed_ids(self.spec))
+        self.ids = list(specs.seed_ids(self.spec))
         self.program = programs.compile_program(plan.recipe)
-        shared = (programs.root_key(self.spec), Arrays.of(data), plan.hypers)
-        self.shared = [(device, *jax.device_put(shared, device)) for device in devices]
-        self.rate = 0.0  # steps a second, learnt as training goes
+        self.shared = (programs.root_key(self.spec), Arrays.of(data), plan.hypers)
+        self.talk = threading.Lock()  # one thread at a time tells the monitor and writes to the store
+        self.stop = threading.Event()
 
-    def round(self, blocks: list[int], checkpoint: int, leaves: list[Any]) -> None:
-        """Train one block per device, side by side, from a stored checkpoint (-1: from the init) to the end."""
-        parts = [
-            _Part(self, block, shared, checkpoint, stored)
-            for block, shared, stored in zip(blocks, self.shared, leaves, strict=False)
-        ]
-        since, pending = time.monotonic(), 0
-        for index in range(checkpoint + 1, len(self.steps)):
+    def finish(self) -> None:
+        """Train what is not done. A run that is complete is left as it is."""
+        todo, already = self._look()
+        self.monitor.begin(self.steps[-1] * len(self.ids), already)
+        if not todo:
+            return
+        self.store.provenance["sessions"].append(new_session(self.devices))
+        self.store.save_provenance()
+        blocks: queue.SimpleQueue[tuple[int, int, list[np.ndarray] | None]] = queue.SimpleQueue()
+        for item in sorted(todo, key=lambda item: (-item[0], item[1])):  # the furthest first
+            blocks.put(item)
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            try:
+                workers = [pool.submit(self._work, device, blocks) for device in self.devices[: len(todo)]]
+                wait(workers, return_when=FIRST_EXCEPTION)
+            finally:  # also when the user interrupts
+                self.stop.set()
+        for worker in workers:
+            worker.result()  # raises what it raised
+
+    def _look(self) -> tuple[list[tuple[int, int, list[np.ndarray] | None]], int]:
+        """([(last stored checkpoint or -1, block, its state)] of unfinished blocks, net-steps that are stored)."""
+        todo, already = [], 0
+        for block in range(self.store.num_blocks):
+            rows = self.store.rows(block)
+            if np.all(self.store.done[block]):
+                self.store.discard_state(block)
+                checkpoint = len(self.steps) - 1
+            else:
+                checkpoint, leaves = self.store.resume(block, self._state_like()) or (-1, None)
+                todo.append((checkpoint, block, leaves))
+            already += self.steps[max(checkpoint, 0)] * (rows.stop - rows.start)
+        return todo, already
+
+    def _state_like(self) -> list[jax.ShapeDtypeStruct]:
+        root, _, hypers = self.shared
+        seeds = np.zeros(self.store.width, np.uint32)
+        return jax.tree.leaves(jax.eval_shape(self.program.init, root, seeds, hypers))
+
+    def _work(self, device: Device, blocks: queue.SimpleQueue) -> None:
+        """Train blocks on one device until none is left, or another device failed, or the user interrupts."""
+        on_device = jax.device_put(self.shared, device)
+        while not self.stop.is_set():
+            try:
+                checkpoint, block, leaves = blocks.get_nowait()
+            except queue.Empty:
+                return
+            self._train(_Block(self, device, on_device, block, checkpoint, leaves))
+
+    def _train(self, block: "_Block") -> None:
+        """From the block's last stored checkpoint (or its init) to the end."""
+        since = time.monotonic()
+        for index in range(block.first, len(self.steps)):
             step = self.steps[index]
-            for lo, hi in self._slices(self.steps[index - 1] if index > 0 else 0, step):
-                began = time.perf_counter()
-                # Threads, because compiling for each device and waiting for it let go of Python's lock.
-                list(self.pool.map(lambda part, lo=lo, hi=hi: part.advance(lo, hi), parts))
-                self.rate = (hi - lo) / max(time.perf_counter() - began, 1e-6)
-                self.monitor.advance((hi - lo) * sum(part.num_seeds for part in parts))
-            failures = [part.measure(step) for part in parts]
-            for seed, at in itertools.chain(*failures):
-                self.monitor.diverged(seed, at)
-            self.monitor.checkpoint(step, np.concatenate([part.metrics[-1]["train_loss"] for part in parts]))
-            pending += 1
-            held = sum(theta.nbytes for part in parts for theta in part.theta)
-            if (
-                index == len(self.steps) - 1
-                or pending >= COMMIT_CHECKPOINTS
-                or held >= COMMIT_BYTES
-                or time.monotonic() - since >= COMMIT_SECONDS
-            ):
-                for part in parts:
-                    part.commit()
-                since, pending = time.monotonic(), 0
+            for lo, hi in block.slices(self.steps[index - 1] if index > 0 else 0, step):
+                block.advance(lo, hi)
+                if self.stop.is_set():
+                    return
+                with self.talk:
+                    self.monitor.advance((hi - lo) * block.num_seeds)
+                    self._tell(block.failures())
+            block.measure(step)
+            with self.talk:
+                self._tell(block.failures())
+                self.monitor.checkpoint(step, block.metrics[-1]["train_loss"])
+                if (
+                    index == len(self.steps) - 1
+                    or len(block.theta) >= COMMIT_CHECKPOINTS
+                    or sum(theta.nbytes for theta in block.theta) >= COMMIT_BYTES
+                    or time.monotonic() - since >= COMMIT_SECONDS
+                ):
+                    block.commit()
+                    since = time.monotonic()
 
-    def _slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Cut a stretch of steps so that each part takes about SLICE_SECONDS. Where the cuts fall changes no number."""
-        while start < stop:
-            length = max(1, int(self.rate * SLICE_SECONDS)) if self.rate else min(64, stop - start)
-            yield start, (start := min(stop, start + length))
+    def _tell(self, failures: list[tuple[int, int]]) -> None:
+        for seed, step in failures:
+            self.monitor.diverged(seed, step)
 
 
-class _Part:
+class _Block:
     """One block in training on one device, with the checkpoints that are measured and not yet committed."""
 
-    def __init__(self, trainer: _Trainer, block: int, shared: tuple, checkpoint: int, leaves: list[np.ndarray] | None):
-        self.store, self.program, self.spec, self.block = trainer.store, trainer.program, trainer.spec, block
-        self.device, self.root, self.arrays, self.hypers = shared
-        self.shared_order = trainer.plan.recipe.shared_order
-        seeds = trainer.ids[self.store.rows(block)]
-        self.num_seeds, self.real = len(seeds), seeds
+    def __init__(
+        self,
+        training: _Training,
+        device: Device,
+        shared: tuple,
+        block: int,
+        checkpoint: int,
+        leaves: list[np.ndarray] | None,
+    ):
+        self.store, self.program, self.spec, self.block = training.store, training.program, training.spec, block
+        self.device, (self.root, self.arrays, self.hypers) = device, shared
+        self.shared_order = training.plan.recipe.shared_order
+        self.seeds = seeds = training.ids[self.store.rows(block)]
+        self.num_seeds = len(seeds)
         # A short last block is filled up by repeating its first seed; what that gives is dropped.
-        self.seeds = np.concatenate([seeds, np.full(self.store.width - len(seeds), seeds[0])]).tolist()
+        self.padded = [*seeds, *seeds[:1] * (self.store.width - len(seeds))]
         self.first = checkpoint + 1
+        self.rate = 0.0  # steps a second
         self.theta: list[np.ndarray] = []
         self.metrics: list[dict[str, np.ndarray]] = []
         self.state = self._start(leaves)
         self.diverged_at = np.asarray(self.state.diverged_at)[: self.num_seeds]
 
+    def slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a stretch of steps so that each part takes about SLICE_SECONDS. Where the cuts fall changes no number."""
+        while start < stop:
+            length = max(1, int(self.rate * SLICE_SECONDS)) if self.rate else min(64, stop - start)
+            yield start, (start := min(stop, start + length))
+
     def advance(self, start: int, stop: int) -> None:
         """Take the steps start .. stop-1."""
-        _, order = programs.stream_seeds(self.spec, self.seeds, start)
+        began = time.perf_counter()
+        _, order = programs.stream_seeds(self.spec, self.padded, start)
         order = jax.device_put(order[0] if self.shared_order else order, self.device)
         bounds = (np.int32(start), np.int32(stop))
         self.state = self.program.advance(self.state, self.root, order, *bounds, self.arrays, self.hypers)
         jax.block_until_ready(self.state)
+        self.rate = (stop - start) / max(time.perf_counter() - began, 1e-6)
 
-    def measure(self, step: int) -> list[tuple[int, int]]:
-        """Measure a checkpoint; returns (seed, step) of the seeds that were found to have diverged."""
+    def measure(self, step: int) -> None:
+        """Measure a checkpoint and keep it for the next commit."""
         theta, metrics, diverged = self.program.measure(self.state, np.int32(step), self.arrays, self.hypers)
         self.state = self.state._replace(diverged_at=diverged)
         self.theta.append(np.asarray(theta)[: self.num_seeds])
         self.metrics.append({name: np.asarray(values)[: self.num_seeds] for name, values in metrics.items()})
-        known, self.diverged_at = self.diverged_at, np.asarray(diverged)[: self.num_seeds]
-        return [(int(self.real[i]), int(self.diverged_at[i])) for i in np.flatnonzero(known != self.diverged_at)]
+
+    def failures(self) -> list[tuple[int, int]]:
+        """(seed, step) of the seeds that were found to have diverged since the last call."""
+        known, self.diverged_at = self.diverged_at, np.asarray(self.state.diverged_at)[: self.num_seeds]
+        return [(self.seeds[i], int(self.diverged_at[i])) for i in np.flatnonzero(known != self.diverged_at)]
 
     def commit(self) -> None:
         """Hand everything pending to the store."""
@@ -231,16 +263,9 @@ class _Part:
 
     def _start(self, leaves: list[np.ndarray] | None) -> State:
         """The init, or the stored state."""
-        init, _ = programs.stream_seeds(self.spec, self.seeds)
+        init, _ = programs.stream_seeds(self.spec, self.padded)
         init = jax.device_put(init, self.device)
         if leaves is None:
             return self.program.init(self.root, init, self.hypers)
         like = jax.eval_shape(self.program.init, self.root, init, self.hypers)
         return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), leaves), self.device)
-
-
-def _batched(items: Iterable, size: int) -> Iterator[tuple]:
-    """Tuples of `size` items, the last one shorter (itertools.batched needs Python 3.12)."""
-    iterator = iter(items)
-    while part := tuple(itertools.islice(iterator, size)):
-        yield part

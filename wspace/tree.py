@@ -34,10 +34,10 @@ class Layout:
 
     @classmethod
     def of(cls, params: Params) -> "Layout":
-        """Layout of unstacked params; arrays or `jax.ShapeDtypeStruct`s."""
+        """Layout of unstacked params; arrays, numbers or `jax.ShapeDtypeStruct`s."""
         leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
         names = tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-        return cls(names, tuple(tuple(leaf.shape) for _, leaf in leaves), treedef)
+        return cls(names, tuple(np.shape(leaf) for _, leaf in leaves), treedef)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -88,24 +88,29 @@ def stack_params(population: Sequence[Params]) -> Params:
     """Stack the params of several networks along a new leading axis `seed`.
 
     Args:
-        population: params pytrees of one structure, one per network; NumPy or JAX leaves.
+        population: params pytrees of one structure, one per network; leaves are real arrays (NumPy, JAX) or numbers.
 
     Returns:
         Params whose leaves have shape (seed, *shape).
 
     Raises:
-        ValueError: the list is empty, or structures or shapes differ (the first difference is named).
+        ValueError: the list is empty, a leaf is not made of real numbers, or structures or shapes differ (the first
+            difference is named).
     """
     if not population:
         raise ValueError("stack_params got no networks; at least one is expected")
     first = Layout.of(population[0])
-    for i, params in enumerate(population[1:], start=1):
+    for i, params in enumerate(population):
         layout = Layout.of(params)
         if layout.treedef != first.treedef:
             raise ValueError(f"network {i} has leaves {layout.names}, network 0 has {first.names}")
-        for name, shape, expected in zip(layout.names, layout.shapes, first.shapes, strict=True):
-            if shape != expected:
-                raise ValueError(f"network {i} has {name} of shape {shape}, network 0 of shape {expected}")
+        for name, leaf, expected in zip(layout.names, jax.tree.leaves(params), first.shapes, strict=True):
+            if np.shape(leaf) != expected:
+                raise ValueError(f"network {i} has {name} of shape {np.shape(leaf)}, network 0 of shape {expected}")
+            if not jnp.issubdtype(dtype := np.asarray(leaf).dtype, jnp.floating):
+                raise ValueError(
+                    f"network {i} has {name} of dtype {dtype}: params are real numbers, floats are expected"
+                )
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *population)
 
 
