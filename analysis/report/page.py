@@ -55,7 +55,7 @@ def summary(run: Run) -> dict[str, Finding]:
         "name": finding(run.spec.name),
         "question": finding(run.spec.question),
         "seeds": finding(num, n=num),
-        "converged": finding(int(run.converged().sum()), n=num),
+        "trained_to_end": finding(int(run.converged().sum()), n=num),
         "diverged": finding(int(diverged.sum()), n=num),
         "unfinished": finding(int((~run.done[:, -1] & ~diverged).sum()), n=num),
         "interval_level": finding(round(100 * LEVEL), unit="%"),

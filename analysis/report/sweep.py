@@ -89,7 +89,7 @@ def _measure(run: Run) -> dict[str, Finding]:
     converged, num = run.converged(), len(run.seeds)
     findings = {
         "seeds": finding(num, n=num),
-        "converged": finding(int(converged.sum()), n=num),
+        "trained_to_end": finding(int(converged.sum()), n=num),
         "diverged": finding(int((run.diverged_at >= 0).sum()), n=num),
     }
     if not converged.any():

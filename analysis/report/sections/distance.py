@@ -36,7 +36,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
     moved = bool(np.all(result.travelled > 0))
     if moved:
         findings["cosine"] = finding(median_over_pairs(result.cosine, rng=rng))
-    same = findings["end_distance"]["value"] == 0 and result.end.max() == 0
+    same = bool(result.end.max() == 0)
     return Content(
         findings=findings,
         headline=_headline(run, findings, same),

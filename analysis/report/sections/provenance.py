@@ -22,7 +22,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         "wspace": finding(str(p.get("wspace", "not recorded"))),
         "run_format": finding(str(p.get("schema", "not recorded"))),
         "dtype": finding(str(p.get("dtype", "not recorded"))),
-        "block_width": finding(int(p["block_width"]), unit="seeds"),
+        "block_width": finding(int(p["block_width"])),
         "num_params": finding(int(run.layout.size)),
         "layers": finding(" → ".join(str(size) for size in run.model.sizes)),
         "data": finding(str(data.get("name", run.spec.data.name))),
@@ -35,7 +35,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         ("Data", "{data}"),
         ("Hash of the data", "{data_hash}"),
         ("Network", "{layers}; {num_params} weights and biases, {dtype}"),
-        ("Seeds trained side by side", "{block_width:value}"),
+        ("Seeds trained side by side", "{block_width}"),
         ("What differs between seeds", varied(run)),
         ("Version of wspace", "{wspace}; run format {run_format}"),
     ]

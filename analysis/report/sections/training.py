@@ -32,7 +32,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
         "num_steps": finding(run.spec.train.num_steps),
         "num_checkpoints": finding(len(run.checkpoint_steps)),
         "seeds": finding(num, n=num),
-        "converged": finding(int(run.converged().sum()), n=num),
+        "trained_to_end": finding(int(run.converged().sum()), n=num),
         "diverged": finding(int(diverged.sum()), n=num),
         "unfinished": finding(int((~run.done[:, -1] & ~diverged).sum()), n=num),
     }
@@ -60,7 +60,7 @@ def write(run: Run, rng: np.random.Generator) -> Content:
     return Content(
         findings=findings,
         says=tuple(_says(findings, varied(run))),
-        shows=_shows(findings["converged"]["value"]),
+        shows=_shows(findings["trained_to_end"]["value"]),
         reads="Where the band is narrow, restarts train alike; lines far from it are restarts worth a look. Where "
         "checkpoints are dense at the start, the first steps are stretched: the axis of steps then says so.",
         limits="Equal curves do not mean equal weights: networks can be far apart and have the same loss. Bands "
@@ -78,12 +78,14 @@ def _until_divergence(curve: Curves, diverged_at: np.ndarray) -> Curves:
 def _says(findings, varying: str):
     num = findings["seeds"]["value"]
     if num == 1:
-        yield "This run has one seed" + ("." if findings["converged"]["value"] else ", which has not reached the end.")
-    elif findings["converged"]["value"] == num:
+        yield "This run has one seed" + (
+            "." if findings["trained_to_end"]["value"] else ", which has not reached the end."
+        )
+    elif findings["trained_to_end"]["value"] == num:
         yield f"All {{seeds}} seeds reached step {{num_steps}} with finite numbers. What differs between them: {varying}."
     else:
         yield (
-            "{converged} of {seeds} seeds reached step {num_steps} with finite numbers; only these enter the sections "
+            "{trained_to_end} of {seeds} seeds reached step {num_steps} with finite numbers; only these enter the sections "
             f"that follow. What differs between seeds: {varying}."
         )
     if findings["diverged"]["value"]:
@@ -102,7 +104,7 @@ def _shows(converged: int) -> str:
     if converged == 1:
         return "One thin line for every seed, and a thick one for the only seed that reached the end."
     return (
-        "One thin line for every seed. The thick line is the median over the {converged} seeds that reached the end, "
+        "One thin line for every seed. The thick line is the median over the {trained_to_end} seeds that reached the end, "
         "the dark band spans the middle half of them, the light band the middle nine tenths."
     )
 
