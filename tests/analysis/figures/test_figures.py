@@ -1,0 +1,377 @@
+"""Figures draw what they are given: exactly, with units, inside their edges, touching nothing global."""
+
+import itertools
+import re
+import warnings
+from typing import cast
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from analysis import training
+from analysis.connectivity import Barrier, Line
+from analysis.figures import connectivity as line_figures
+from analysis.figures import similarity as similarity_figures
+from analysis.figures import style
+from analysis.figures import sweep as sweep_figures
+from analysis.figures import training as training_figures
+from analysis.similarity import distances, pair_values
+from analysis.statistics import Estimate
+
+NUM, STEPS = 9, np.array([0, 1, 3, 10, 30, 100, 1000])
+
+
+@pytest.fixture
+def walks(rng):
+    """Distances of nine seeds in fifty dimensions."""
+    start = rng.standard_normal((NUM, 50))
+    return distances(start, start + 0.5 * rng.standard_normal((NUM, 50)), rng=rng)
+
+
+@pytest.fixture
+def curve(rng):
+    """Losses over three decades; one seed diverges, another is not finished."""
+    values = np.exp(-np.linspace(0, 7, len(STEPS)) + 0.1 * rng.standard_normal((NUM, len(STEPS))))
+    values[2, 3:] = np.nan
+    values[5, 1:] = np.nan
+    converged = ~np.isnan(values[:, -1])
+    return training.curves("train_loss", STEPS, values, converged, unit="nats")
+
+
+@pytest.fixture
+def line():
+    """A bump between two ends of different loss."""
+    alphas = np.linspace(0, 1, 11)
+    values = {name: 0.1 + 0.2 * alphas + np.sin(np.pi * alphas) for name in ("train_loss", "test_loss")}
+    values |= {"train_accuracy": 1 - 0.5 * np.sin(np.pi * alphas), "test_accuracy": 0.9 - 0.4 * np.sin(np.pi * alphas)}
+    barrier = Barrier(1.0, 0.5, 1.0, 0.5, excess=1.0, tolerance=1e-10, share_above=1.0)
+    return Line(alphas, values, dict.fromkeys(("train_loss", "test_loss", "train_objective"), barrier), 3.0)
+
+
+def finals(rng, unit="nats", num=NUM, low=0.1):
+    return {
+        split: training.final(f"{split}_loss", low + 0.01 * rng.random(num), rng=rng, unit=unit)
+        for split in ("train", "test")
+    }
+
+
+def estimates(unit=""):
+    return {
+        label: [(x, Estimate(x + i + 1, (x + i + 0.5, x + i + 1.5), 5, unit)) for x in (0.01, 0.1, 1.0)]
+        for i, label in enumerate(("l2 = 0", "l2 = 0.1"))
+    }
+
+
+def draw(walks, curve, line):
+    """One of each figure, by name."""
+    rng = np.random.default_rng(1)
+    wide = training.final("train_loss", 10.0 ** np.arange(-4, 5), rng=rng, unit="squared error")
+    share = training.curves("test_accuracy", STEPS, 1 / (1 + curve.values), curve.converged, unit="share")
+    return {
+        "curves": training_figures.curves("Loss", "loss (nats)", {"train": curve, "test": curve}),
+        "shares": training_figures.curves("Accuracy", "accuracy", {"train": share, "test": share}),
+        "gradient": training_figures.curves("Norm", "squared error per unit of weight", {"norm": curve}),
+        "finals": training_figures.finals("Loss at the end", "loss (nats)", finals(rng)),
+        "accuracies": training_figures.finals("Accuracy at the end", "accuracy", finals(rng, "share", low=0.9)),
+        "wide": training_figures.finals("Loss at the end", "loss (squared error)", {"train": wide, "test": wide}),
+        "distances": similarity_figures.distances(walks),
+        "cosines": similarity_figures.cosines(walks),
+        "losses": line_figures.losses(line, "loss (nats)"),
+        "scores": line_figures.scores(line),
+        "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
+    }
+
+
+@pytest.fixture
+def every(walks, curve, line):
+    return draw(walks, curve, line)
+
+
+def only(figure: Figure) -> Axes:
+    (axes,) = figure.axes
+    return axes
+
+
+def points(line: Line2D) -> np.ndarray:
+    return np.column_stack(cast("list[np.ndarray]", line.get_data()))
+
+
+def drawn(axes: Axes) -> list[np.ndarray]:
+    return [points(line) for line in axes.lines]
+
+
+def holds(arrays, x, y) -> bool:
+    """Whether one of the lines has exactly these points, NaN where NaN."""
+    return any(a.shape == (len(x), 2) and np.array_equal(a, np.column_stack([x, y]), equal_nan=True) for a in arrays)
+
+
+def test_curves_are_those_of_every_seed_and_nothing_is_filled_in(curve):
+    axes = only(training_figures.curves("Loss", "loss (nats)", {"train": curve}))
+    lines = drawn(axes)
+    assert len(lines) == NUM + 1
+    for values in curve.values:
+        assert holds(lines, STEPS, values)
+    assert holds(lines, STEPS, curve.bands[2])
+    assert sum(np.isnan(line).sum() for line in lines) == np.isnan(curve.values).sum() == 4 + 6
+
+
+def test_bands_are_those_given(curve):
+    axes = only(training_figures.curves("Loss", "loss (nats)", {"train": curve}))
+    bands = [c for c in axes.collections if isinstance(c, PolyCollection)]
+    assert len(bands) == 2
+    for band, (low, high) in zip(bands, ((0, 4), (1, 3)), strict=True):
+        corners = {tuple(corner) for corner in np.asarray(band.get_paths()[0].vertices)}
+        assert {(s, v) for level in (low, high) for s, v in zip(STEPS, curve.bands[level], strict=True)} <= corners
+
+
+def test_without_a_seed_at_the_end_there_is_no_band(curve):
+    values = np.where(STEPS > 10, np.nan, curve.values)
+    lost = training.curves("train_loss", STEPS, values, np.zeros(NUM, bool), unit="nats")
+    axes = only(training_figures.curves("Loss", "loss (nats)", {"train": lost}))
+    assert list(axes.collections) == []
+    assert np.isnan(drawn(axes)[-1][:, 1]).all()
+    assert np.isfinite(axes.get_ylim()).all()
+
+
+def test_many_seeds_become_pixels_but_the_median_does_not(rng):
+    values = rng.random((style.MANY_POINTS // len(STEPS) + 1, len(STEPS)))
+    many = training.curves("train_loss", STEPS, values, np.ones(len(values), bool), unit="nats")
+    axes = only(training_figures.curves("Loss", "loss (nats)", {"train": many}))
+    assert [line.get_rasterized() for line in axes.lines] == [True] * len(values) + [False]
+
+
+@pytest.mark.parametrize("num", [1, 2, 60])
+def test_every_seed_is_a_dot_at_its_value_on_its_own_axis(rng, num):
+    rows = finals(rng, num=num)
+    figure = training_figures.finals("Loss at the end", "loss (nats)", rows)
+    for axes, final in zip(figure.axes, rows.values(), strict=True):
+        (dots,) = [c for c in axes.collections if isinstance(c, PathCollection)]
+        offsets = np.asarray(dots.get_offsets())
+        np.testing.assert_array_equal(offsets[:, 0], final.values)
+        assert len({tuple(offset) for offset in offsets}) == num
+        low, high = axes.get_xlim()
+        assert np.all((low < offsets[:, 0]) & (offsets[:, 0] < high))
+        bottom, top = axes.get_ylim()
+        assert np.all((top < offsets[:, 1]) & (offsets[:, 1] < bottom))
+        lines = drawn(axes)
+        assert len(lines) == (0 if num == 1 else 2)
+        if num > 1:
+            assert np.all(lines[0][:, 0] == final.median.value)
+            assert tuple(lines[1][:, 0]) == final.median.ci
+
+
+def test_equal_ends_have_one_tick_at_their_value(rng):
+    rows = {"train": training.final("train_accuracy", np.ones(NUM), rng=rng, unit="share")}
+    (axes,) = training_figures.finals("Accuracy at the end", "accuracy", rows).axes
+    assert list(axes.get_xticks()) == [1.0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100%"]
+
+
+def test_histograms_count_every_pair(walks):
+    axes = only(similarity_figures.distances(walks))
+    high = axes.get_xlim()[1]
+    rows = (walks.travelled, pair_values(walks.init), pair_values(walks.end))
+    bars = [p for p in axes.patches if isinstance(p, Rectangle)]
+    assert len(bars) == 3 * similarity_figures.FINE_BINS
+    for i, values in enumerate(rows):
+        row = bars[i * similarity_figures.FINE_BINS : (i + 1) * similarity_figures.FINE_BINS]
+        counts = np.histogram(values, similarity_figures.FINE_BINS, (0, high))[0]
+        heights = np.array([-bar.get_height() for bar in row])
+        np.testing.assert_allclose(heights / heights.max(), counts / counts.max())
+    marks = [line for line in axes.lines if line.get_marker() == "^"]
+    assert [points(mark)[0, 0] for mark in marks] == [np.median(values) for values in rows]
+    upright = {points(line)[0, 0] for line in axes.lines if line.get_linestyle() in ("--", ":") and len(points(line))}
+    assert upright == {
+        np.median(pair_values(walks.orthogonal_ends)), np.median(pair_values(walks.orthogonal_moves))
+    }  # fmt: skip
+
+
+def test_one_far_seed_does_not_squeeze_the_others(rng):
+    start = rng.standard_normal((NUM, 50))
+    moves = 0.5 * rng.standard_normal((NUM, 50))
+    moves[0] *= 1e6
+    axes = only(similarity_figures.distances(distances(start, start + moves, rng=rng)))
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel().endswith("(log scale)")
+
+
+def test_cosines_are_counted_and_lie_within_their_range(rng, walks):
+    values = pair_values(walks.cosine)
+    axes = only(similarity_figures.cosines(walks))
+    bars = [p for p in axes.patches if isinstance(p, Rectangle)]
+    assert sum(bar.get_height() for bar in bars[1:]) == len(values)
+    start = rng.standard_normal((4, 2))  # so few dimensions that two standard deviations exceed a cosine's range
+    axes = only(similarity_figures.cosines(distances(start, start + rng.standard_normal((4, 2)), rng=rng)))
+    edges = [corner for bar in axes.patches for corner in cast("Rectangle", bar).get_bbox().intervalx]
+    assert min(edges) >= -1
+    assert max(edges) <= 1
+
+
+def test_a_seed_that_did_not_move_has_no_cosine(rng):
+    start = rng.standard_normal((5, 20))
+    moves = rng.standard_normal((5, 20))
+    moves[1] = 0
+    axes = only(similarity_figures.cosines(distances(start, start + moves, rng=rng)))
+    assert sum(cast("Rectangle", bar).get_height() for bar in axes.patches[1:]) == 4 * 3 / 2
+
+
+def test_losses_and_chords_on_the_line_are_those_given(line):
+    axes = only(line_figures.losses(line, "loss (nats)"))
+    lines = drawn(axes)
+    for name in ("train_loss", "test_loss"):
+        assert holds(lines, line.alphas, line.values[name])
+        assert holds(lines, line.alphas, line.chord(name))
+    (arrow,) = [text for text in axes.texts if getattr(text, "arrow_patch", None)]
+    assert axes.get_yscale() == "linear"
+    ends = [arrow.xy[1], arrow.get_position()[1]]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(sorted(ends), [0.2, 1.2])
+
+
+def test_without_a_violation_there_is_no_arrow(line):
+    flat = Barrier(0.0, 0.0, 0.0, 0.0, excess=-1.0, tolerance=1e-10, share_above=0.0)
+    calm = Line(line.alphas, line.values, dict.fromkeys(line.barriers, flat), line.length)
+    assert list(only(line_figures.losses(calm, "loss (nats)")).texts) == []
+
+
+@pytest.mark.parametrize("score", ["accuracy", "r2"])
+def test_scores_on_the_line_are_those_given(line, score):
+    values = {f"{split}_{score}": line.values[f"{split}_accuracy"] for split in ("train", "test")}
+    figure = line_figures.scores(Line(line.alphas, values, {}, 3.0))
+    for name in values:
+        assert holds(drawn(only(figure)), line.alphas, values[name])
+    assert only(figure).get_ylabel() == ("accuracy" if score == "accuracy" else "R²")
+
+
+def test_sweeps_draw_estimates_and_intervals_at_their_values():
+    groups = estimates("nats")
+    axes = only(sweep_figures.summary("Test loss", "learning rate", "median test loss", groups))
+    lines = drawn(axes)
+    for group in groups.values():
+        assert holds(lines, [x for x, _ in group], [e.value for _, e in group])
+        for x, estimate in group:
+            assert holds(lines, [x, x], estimate.ci)
+    assert len(lines) == 2 * (1 + 3)
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < 0.51
+    assert high > 3.5
+
+
+def test_an_estimate_without_interval_has_no_bar():
+    groups = {"": [(x, Estimate(x, None, 1)) for x in (1.0, 2.0)]}
+    figure = sweep_figures.summary("Ratio", "width", "ratio of medians", groups)
+    assert len(only(figure).lines) == 1
+    assert figure.legends == []
+    assert only(figure).get_ylabel() == "ratio of medians"
+
+
+def test_labels_have_units(every):
+    labels = {name: (f.axes[-1].get_xlabel(), f.axes[-1].get_ylabel()) for name, f in every.items()}
+    position = "position between restart a and restart b"
+    assert labels == {
+        "curves": ("training step (log scale)", "loss (nats)"),
+        "shares": ("training step (log scale)", "accuracy"),
+        "gradient": ("training step (log scale)", "squared error per unit of weight"),
+        "finals": ("loss (nats)", ""),
+        "accuracies": ("accuracy", ""),
+        "wide": ("loss (squared error)", ""),
+        "distances": ("Euclidean distance in weight space", ""),
+        "cosines": ("cosine between two restarts' displacements", "number of pairs"),
+        "losses": (position, "loss (nats)"),
+        "scores": (position, "accuracy"),
+        "sweep": ("learning rate", "median test loss (nats)"),
+    }
+
+
+def words(figure: Figure) -> list[Text]:
+    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]  # type: ignore[union-attr]
+
+
+def test_no_word_leaves_the_figure_and_no_ticks_collide(every):
+    for name, figure in every.items():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer, box = canvas.get_renderer(), figure.bbox
+        shown = []
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+                boxes = [tick.label1.get_window_extent(renderer) for tick in ticks]
+                assert boxes, name
+                for one, other in itertools.combinations(boxes, 2):
+                    assert not one.overlaps(other), f"{name}: tick labels overlap"
+                shown += boxes
+            shown += [t.get_window_extent(renderer) for t in (axes.xaxis.label, axes.yaxis.label) if t.get_text()]
+            shown += [axes.title.get_window_extent(renderer)] + [t.get_window_extent(renderer) for t in axes.texts]
+            shown += [axes._left_title.get_window_extent(renderer)]  # type: ignore[attr-defined]
+        shown += [legend.get_window_extent(renderer) for legend in figure.legends]
+        for extent in shown:
+            if extent.width:
+                assert extent.x0 >= box.x0 - 0.5, name
+                assert extent.x1 <= box.x1 + 0.5, name
+                assert extent.y0 >= box.y0 - 0.5, name
+                assert extent.y1 <= box.y1 + 0.5, name
+
+
+def test_words_can_be_read_on_a_phone(every):
+    """A figure is 340 pixels wide on a phone of 390: no letter is below 9 pixels there."""
+    for name, figure in every.items():
+        scale = 340 / (72 * figure.get_figwidth())
+        sizes = {text.get_text(): text.get_fontsize() * scale for text in words(figure)}
+        assert min(sizes.values()) >= 9, name
+
+
+def test_a_log_axis_has_plain_numbers_where_they_are_short():
+    for low, high, expected in (
+        (0.15, 3.0, ["0.2", "0.5", "1", "2"]),
+        (0.0012, 4.0, ["0.01", "0.1", "1"]),
+        (1e-7, 1e8, ["$10^{-5}$", "$10^{0}$"]),
+    ):
+        figure, axes = style.panel("Title", "x", "y")
+        axes.set_ylim(low, high)
+        style.log(axes, "y")
+        FigureCanvasAgg(figure).draw()
+        labels = [t.label1.get_text() for t in axes.yaxis.get_major_ticks() if low <= t.get_loc() <= high]
+        assert set(expected[:1]) <= set(labels) or len(labels) >= 3
+        assert all(not label.startswith("$") for label in labels) == (low > 1e-4)
+        if low > 1e-4:
+            assert labels == expected
+
+
+def test_svg_is_the_same_bytes_every_time_and_stands_alone(walks, curve, line):
+    outside = re.compile(rb'(?:href|src)="(?!#)|url\((?!#)|@import|<script|<dc:date>')
+    for one, other in zip(draw(walks, curve, line).values(), draw(walks, curve, line).values(), strict=True):
+        first = style.svg(one)
+        assert style.svg(other) == first
+        assert not outside.search(first)
+
+
+def test_no_figure_changes_anything_global(rng, walks, curve, line):
+    before, backend, state = dict(mpl.rcParams), mpl.get_backend(), str(np.random.get_state())  # noqa: NPY002
+    given = [curve.values.copy(), walks.end.copy(), line.values["train_loss"].copy()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (
+            training_figures.curves("Loss", "loss (nats)", {"train": curve}),
+            training_figures.finals("Loss at the end", "loss (nats)", finals(rng)),
+            similarity_figures.distances(walks),
+            similarity_figures.cosines(walks),
+            line_figures.losses(line, "loss (nats)"),
+            line_figures.scores(line),
+            sweep_figures.summary("Loss", "rate", "median", estimates()),
+        ):
+            style.svg(figure)
+    assert dict(mpl.rcParams) == before
+    assert mpl.get_backend() == backend
+    assert str(np.random.get_state()) == state  # noqa: NPY002
+    for now, then in zip((curve.values, walks.end, line.values["train_loss"]), given, strict=True):
+        np.testing.assert_array_equal(now, then)
