@@ -261,6 +261,13 @@ def test_names_that_are_not_a_plain_folder_are_refused(name):
     assert refusal(name=name).startswith(f"name = {name!r} names a folder")
 
 
+@pytest.mark.parametrize(("section", "field"), [("", "question"), ("data", "path"), ("data", "dataset")])
+def test_text_that_is_not_unicode_is_refused(section, field):
+    values = {"question": {}, "path": {"name": "npz"}, "dataset": {"name": "openml"}}[field] | {field: "a\udcff"}
+    message = refusal(**({section: values} if section else values))
+    assert f"{field} = 'a\\udcff' is not Unicode" in message
+
+
 @pytest.mark.parametrize("name", ["x", "a.b", "digits_2", "A-1+b", "x" * 100])
 def test_plain_names_are_kept(name):
     assert specs.parse({"name": name}).name == name
@@ -388,6 +395,13 @@ def test_sweeps_that_cannot_be_trained_are_refused(sweep, message):
     assert message in refusal(sweep=sweep)
 
 
+def test_swept_fields_need_no_quotes():
+    quoted = specs.parse(tomllib.loads('[sweep]\n"optimizer.learning_rate" = [0.1]\n"model.hidden" = [[8], []]'))
+    plain = specs.parse(tomllib.loads("[sweep]\noptimizer.learning_rate = [0.1]\nmodel.hidden = [[8], []]"))
+    assert quoted == plain
+    assert len(specs.grid(plain)) == 2
+
+
 def test_seeds_can_be_swept_as_lists_and_as_counts():
     lists = specs.grid(specs.parse({"seeds": {"num": 5}, "sweep": {"seeds.ids": [[4, 2], [9]]}}))
     assert [specs.seed_ids(point.spec) for point in lists] == [(4, 2), (9,)]
@@ -423,6 +437,7 @@ def test_errors_in_a_file_name_the_file(tmp_path):
         (b"[modle]\n", f"{path}: unknown key 'modle' in the top level; did you mean 'model'?"),
         (b"[model\n", f"{path} is not valid TOML"),
         (b"\xff\xfe", f"{path} cannot be read as a spec"),
+        (b"a = " + 10_000 * b"[", f"{path} is not valid TOML"),
     ]:
         path.write_bytes(content)
         with pytest.raises(SpecError) as caught:

@@ -244,7 +244,7 @@ def read(path: str | Path) -> Spec:
         raise SpecError(f"there is no spec file {str(path)!r}; examples are in runs/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} cannot be read as a spec: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # of arrays in arrays in ..
         raise SpecError(f"{path} is not valid TOML: {error}") from error
     try:
         return _convert({"name": path.stem, **tree})
@@ -362,6 +362,8 @@ def grid(spec: Spec) -> list[Point]:
 
 
 def _convert(tree: dict[str, Any]) -> Spec:
+    if isinstance(sweep := tree.get("sweep"), dict):  # TOML reads optimizer.learning_rate without quotes as two keys
+        tree = {**tree, "sweep": _flatten(sweep)}
     try:
         return msgspec.convert(tree, Spec)
     except msgspec.ValidationError as error:
@@ -381,6 +383,15 @@ def _check(spec: Spec) -> None:
         f"name = {spec.name!r} names a folder: use at most 100 letters, digits, '_', '-', '+', '.', "
         "no '/', '..' or absolute path",
     )
+    for field, text in (
+        ("question", spec.question),
+        ("data.path", spec.data.path),
+        ("data.dataset", spec.data.dataset),
+    ):
+        _require(
+            not re.search("[\ud800-\udfff]", text),
+            f"{field} = {text!r} is not Unicode: text that UTF-8 can hold is expected",
+        )
     _check_data(spec.data)
     m, o, t, c, s = spec.model, spec.optimizer, spec.train, spec.checkpoints, spec.seeds
     _require(all(w >= 1 for w in m.hidden), f"model.hidden = {list(m.hidden)}: every layer needs at least 1 unit")
