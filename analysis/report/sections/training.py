@@ -83,6 +83,8 @@ def _says(findings, varying: str):
         )
     elif findings["trained_to_end"]["value"] == num:
         yield f"All {{seeds}} seeds reached step {{num_steps}} with finite numbers. What differs between them: {varying}."
+    elif findings["trained_to_end"]["value"] == 0:
+        yield f"None of the {{seeds}} seeds reached step {{num_steps}} so far. What differs between seeds: {varying}."
     else:
         yield (
             "{trained_to_end} of {seeds} seeds reached step {num_steps} with finite numbers; only these enter the sections "
