@@ -13,8 +13,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-engine, memory, results, teams, worker, workloads = map(
-    importlib.import_module, ("engine", "memory", "results", "teams", "worker", "workloads")
+engine, memory, tables, teams, worker, workloads = map(
+    importlib.import_module, ("engine", "memory", "tables", "teams", "worker", "workloads")
 )
 SMALL = workloads.WORKLOADS["64-32-32-10"]
 
@@ -134,23 +134,23 @@ def test_only_a_missing_torch_is_not_an_error(tmp_path, name, told):
 
 
 def test_a_table_is_aligned():
-    lines = results.table(("name", "value"), [("a", "1"), ("longer", "100")]).splitlines()
+    lines = tables.table(("name", "value"), [("a", "1"), ("longer", "100")]).splitlines()
     assert lines == ["| name   | value |", "| ------ | ----: |", "| a      |     1 |", "| longer |   100 |"]
 
 
 def test_results_stand_between_the_markers(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- engine: begin -->\nold\n<!-- engine: end -->\nafter\n")
-    results.show("engine", "new \\1", readme)
-    results.show("engine", "new \\1", readme)
+    tables.show("engine", "new \\1", readme)
+    tables.show("engine", "new \\1", readme)
     assert readme.read_text() == "before\n<!-- engine: begin -->\n\nnew \\1\n\n<!-- engine: end -->\nafter\n"
     with pytest.raises(ValueError, match="no place for memory"):
-        results.show("memory", "new", readme)
+        tables.show("memory", "new", readme)
 
 
 @pytest.mark.parametrize("section", ["engine", "memory"])
 def test_the_readme_has_a_place_for_results(section):
-    text = results.README.read_text()
+    text = tables.README.read_text()
     assert text.index(f"<!-- {section}: begin -->") < text.index(f"<!-- {section}: end -->")
 
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import results
+import tables
 from teams import CONTENDERS, PEAK, Row, measure
 from workloads import TOY, WORKLOADS, Workload
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     workloads = [TOY] if args.quick else [WORKLOADS[name] for name in args.workloads]
     rounds, seconds = (min(args.rounds, 2), 0.0) if args.quick else (args.rounds, args.seconds)
-    record: dict[str, Any] = {**results.environment(), "rounds": rounds, "seconds": seconds, "workloads": []}
+    record: dict[str, Any] = {**tables.environment(), "rounds": rounds, "seconds": seconds, "workloads": []}
     for workload in workloads:
         before = os.getloadavg()[0]
         rows = measure(workload, args.contenders, rounds, seconds, args.torch_python)
@@ -72,10 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         args.out.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.write:
         parts = [
-            f"{results.heading(record)}; medians of {rounds} rounds.",
+            f"{tables.heading(record)}; medians of {rounds} rounds.",
             *(markdown(workload) for workload in record["workloads"]),
         ]
-        results.show("engine", "\n\n".join(parts))
+        tables.show("engine", "\n\n".join(parts))
     strays = [f"{w['name']}: {stray}" for w in record["workloads"] for stray in w["strays"]]
     for stray in strays:
         print(stray, file=sys.stderr)
@@ -195,7 +195,7 @@ def markdown(workload: dict[str, Any]) -> str:
     ]
     paragraphs = [
         f"#### {workload['name']}, batch {workload['batch_size']}, {workload['num_seeds']} networks",
-        results.table(header, lines),
+        tables.table(header, lines),
         ", ".join(facts),
         "\n".join(f"- {line}" for line in verdicts + [f"WRONG: {stray}" for stray in workload["strays"]]),
     ]

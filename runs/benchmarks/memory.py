@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import results
+import tables
 
 ALLOWED_BYTES = 32 * 2**20  # what is pending, twice; the run itself takes hundreds of MB, half a GB of theta is stored
 SPEC = """
@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     rows = measure(args.checkpoints, args.repeats, **sizes)
     text = markdown(rows)
     print(text)
-    record = {**results.environment(), "rows": rows, "allowed_bytes": ALLOWED_BYTES, "met": met(rows)}
+    record = {**tables.environment(), "rows": rows, "allowed_bytes": ALLOWED_BYTES, "met": met(rows)}
     if args.out:
         args.out.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.write:
-        results.show("memory", f"{results.heading(record)}; medians of {args.repeats} runs.\n\n{text}")
+        tables.show("memory", f"{tables.heading(record)}; medians of {args.repeats} runs.\n\n{text}")
     return 0 if met(rows) else 1
 
 
@@ -91,7 +91,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             (str(row["checkpoints"]), f"{stored:.1f}", f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{more:+.1f}")
         )
     verdict = f"grows by at most {ALLOWED_BYTES / 1e6:.0f} MB, whatever is stored: {'met' if met(rows) else 'NOT MET'}"
-    return f"{results.table(header, lines)}\n\n- {verdict}"
+    return f"{tables.table(header, lines)}\n\n- {verdict}"
 
 
 def peak_bytes() -> int:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import results
+import tables
 from workloads import Workload
 
 ALL, ONE, EACH = "all cores", "1 thread", "1 process per core"
@@ -77,7 +77,7 @@ class Team:
 
     def __init__(self, row: Row, module: str, workload: Workload, python: str):
         self.row, self.python = row, python
-        cores = results.num_cores() if row.mode == EACH else 1
+        cores = tables.num_cores() if row.mode == EACH else 1
         share = dataclasses.replace(workload, num_seeds=max(1, workload.num_seeds // cores))
         job = {"contender": module, "variant": row.variant, "workload": dataclasses.asdict(share)}
         environment = {**os.environ, **_environment(row)}
@@ -151,7 +151,7 @@ def measure(workload: Workload, names: list[str], rounds: int, seconds: float, t
 
 def _environment(row: Row) -> dict[str, str]:
     """JAX on the CPU, for wspace with one device per core; one thread where the mode says so."""
-    devices = results.num_cores() if row.contender == "wspace" else 1
+    devices = tables.num_cores() if row.contender == "wspace" else 1
     variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     threads = () if row.mode == ALL else ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return variables | dict.fromkeys(threads, "1")
