@@ -1,4 +1,5 @@
-import types
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,14 @@ import sklearn.metrics
 from wspace import MLP, objective, tree
 from wspace.data import load
 from wspace.spec import DataSpec
+
+
+@dataclasses.dataclass  # with values to compare and no hash
+class Own:
+    function: Callable
+
+    def apply(self, params, x):
+        return self.function(params, x)
 
 
 def population(sizes, num, seed=0):
@@ -44,7 +53,7 @@ def test_a_network_of_ones_own_needs_apply_alone():
     """Neither a known class nor hashable, with params in a structure of its own."""
     data, mlp = load(DataSpec(name="iris")), MLP((4, 6, 3))
     params = population(mlp.sizes, 2)
-    own = types.SimpleNamespace(apply=lambda p, x: mlp.apply((p["first"], p["second"]), x))
+    own = Own(lambda p, x: mlp.apply((p["first"], p["second"]), x))
     with pytest.raises(TypeError):
         hash(own)
     got = objective.evaluate(own, "cross_entropy", {"first": params[0], "second": params[1]}, data, 0.1)
@@ -54,16 +63,14 @@ def test_a_network_of_ones_own_needs_apply_alone():
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
-def test_matmuls_have_the_precision_that_is_asked_for(precision, monkeypatch):
+def test_matmuls_have_the_precision_that_is_asked_for(precision):
     data, seen = load(DataSpec(name="iris")), []
 
     def apply(params, x):
-        seen.append(jax.config.jax_default_matmul_precision)
+        seen.append(jax.config.values["jax_default_matmul_precision"])
         return x @ params
 
-    objective.evaluate(
-        types.SimpleNamespace(apply=apply), "cross_entropy", jnp.ones((2, 4, 3)), data, precision=precision
-    )
+    objective.evaluate(Own(apply), "cross_entropy", jnp.ones((2, 4, 3)), data, precision=precision)
     assert set(seen[1:]) == {precision}  # the first call only asks for shapes
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from wspace import program, provenance
 from wspace.data import load
-from wspace.train import train
+from wspace.run import open_run
+from wspace.train import Silent, train
 
 
 @pytest.fixture
@@ -51,13 +52,20 @@ def test_a_session_records_versions_devices_and_the_command(monkeypatch):
     assert "never recorded" not in json.dumps(session)
 
 
-def test_every_start_of_training_appends_a_session(spec, tmp_path):
-    first = train(spec, tmp_path / "run").provenance
+def test_every_session_that_trains_is_appended(spec, tmp_path):
+    class Stop(Silent):
+        def checkpoint(self, step, train_loss):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, tmp_path / "run", monitor=Stop())
+    first = open_run(tmp_path / "run").provenance
     assert len(first["sessions"]) == 1
     second = train(spec, tmp_path / "run").provenance
     assert second["sessions"][:1] == first["sessions"]
     assert len(second["sessions"]) == 2
     assert {**second, "sessions": []} == {**first, "sessions": []}
+    assert train(spec, tmp_path / "run").provenance == second  # nothing was left to train
 
 
 def test_the_file_is_strict_json(spec, tmp_path):

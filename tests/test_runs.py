@@ -47,7 +47,7 @@ def shrunk(spec, idx_folder):
         schedule=schedule,
         train=replace(spec.train, num_steps=4, batch_size=min(spec.train.batch_size, 32)),
         checkpoints=replace(spec.checkpoints, num=3),
-        seeds=replace(spec.seeds, num=2, ids=()),
+        seeds=replace(spec.seeds, num=2, ids=None),
         engine=replace(spec.engine, block_width=1),
         sweep={key: values[:1] for key, values in spec.sweep.items()},
     )

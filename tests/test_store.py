@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import zarr
@@ -465,15 +466,17 @@ def test_writing_a_file_that_fails_keeps_the_old_one(tmp_path, monkeypatch):
 
 # --- resume -------------------------------------------------------------------------------------------------------
 
+LIKE = [jax.ShapeDtypeStruct((3,), np.float64), jax.ShapeDtypeStruct((), np.int64)]  # the state that `commit` stores
+
 
 def test_a_block_that_was_not_begun_starts_afresh(make_store):
-    assert make_store().resume(0) is None
+    assert make_store().resume(0, LIKE) is None
 
 
 def test_a_block_goes_on_from_its_last_commit(make_store):
     run = make_store()
     commit(run, 0, 0, 2)
-    checkpoint, leaves = Store(run.path, "r+").resume(0) or (None, [])
+    checkpoint, leaves = Store(run.path, "r+").resume(0, LIKE) or (None, [])
     assert checkpoint == 1
     np.testing.assert_array_equal(leaves[0], np.arange(3.0))
     np.testing.assert_array_equal(leaves[1], 2)
@@ -484,7 +487,7 @@ def test_a_state_newer_than_done_completes_done(make_store):
     commit(run, 0, 0, 1)
     commit(run, 0, 1, 3)
     run.done[0, 1:] = False  # killed between the state and done
-    assert (run.resume(0) or (None,))[0] == 2
+    assert (run.resume(0, LIKE) or (None,))[0] == 2
     np.testing.assert_array_equal(run.done[0], [1, 1, 1, 0])
 
 
@@ -503,7 +506,7 @@ def test_a_state_that_cannot_be_used_starts_the_block_afresh(make_store, state):
     else:
         whole = path.read_bytes()
         path.write_bytes({"older": old, "empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[state])
-    assert run.resume(0) is None
+    assert run.resume(0, LIKE) is None
     np.testing.assert_array_equal(run.done[:], [[0, 0, 0, 0], [1, 1, 0, 0]])
 
 

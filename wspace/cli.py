@@ -259,28 +259,22 @@ def _train_sweep(spec: Spec, out: Path, args: argparse.Namespace, console: Conso
 def _dry_run(spec: Spec, out: Path, num_devices: int | None, console: Console) -> int:
     """Check all points as training would, and say what it would do."""
     from wspace import program, store
-    from wspace.sweep import check_folder
-    from wspace.train import prepare
+    from wspace.sweep import check
 
-    devices, points = program.choose_devices(num_devices), specs.grid(spec)
-    if spec.sweep:
-        check_folder(out, spec)
-    for point in points:
-        folder = out / point.folder if spec.sweep else out
-        run_store, data, plan = prepare(point.spec, folder, devices)
+    devices, runs = program.choose_devices(num_devices), 0
+    for point, folder, existing, data, plan in check(spec, out, devices):
         num, steps = len(specs.seed_ids(point.spec)), point.spec.train.num_steps
         blocks, size = -(-num // plan.width), store.num_bytes(point.spec, plan.layout)
         lines = (
-            f"{'resume' if run_store else 'train'} {escape(str(folder))}",
+            f"{'resume' if existing else 'train'} {escape(str(folder))}",
             f"  {num} seeds x {steps} steps, {plan.layout.size} params each, {plan.recipe.model}",
             f"  {data.name}: {len(data.x_train)} train, {len(data.x_test)} test examples",
             f"  {blocks} block{'s' if blocks > 1 else ''} of {plan.width} seeds on {len(devices)} x {devices[0].platform}",
             f"  {len(specs.checkpoint_steps(point.spec))} checkpoints, {store.size_text(size)}",
         )
         console.print("\n".join(lines), highlight=False, soft_wrap=True)
-    console.print(
-        f"dry run: nothing was written; {len(points)} run{'s' if len(points) > 1 else ''} would be", highlight=False
-    )
+        runs += 1
+    console.print(f"dry run: nothing was written; {runs} run{'s' if runs > 1 else ''} would be", highlight=False)
     return OK
 
 
@@ -295,7 +289,7 @@ def _load_spec(args: argparse.Namespace, rest: list[str]) -> Spec:
     if "--seeds.ids" in given and "--seeds.num" not in given:  # one of the two says which seeds: the later word counts
         default = msgspec.structs.replace(default, seeds=msgspec.structs.replace(spec.seeds, num=None))
     elif "--seeds.num" in given and "--seeds.ids" not in given:
-        default = msgspec.structs.replace(default, seeds=msgspec.structs.replace(spec.seeds, ids=()))
+        default = msgspec.structs.replace(default, seeds=msgspec.structs.replace(spec.seeds, ids=None))
     edited = tyro.cli(fields, args=rest, default=default, prog=prog)
     sweep = dict(spec.sweep)
     for axis in args.sweep:

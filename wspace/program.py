@@ -128,7 +128,7 @@ def plan(spec: Spec, data: Dataset, platform: str, width: int = 0) -> Plan:
         width: recorded block width of a run that is resumed; 0: the spec's, or chosen.
 
     Raises:
-        SpecError: the loss does not fit the task, or a batch is larger than the train set.
+        SpecError: the loss does not fit the task, a batch is larger than the train set, or nothing would vary.
     """
     num_train = len(data.x_train)
     loss_kind = spec.objective.loss
@@ -143,10 +143,16 @@ def plan(spec: Spec, data: Dataset, platform: str, width: int = 0) -> Plan:
             f"train.batch_size = {spec.train.batch_size} is larger than the train set of {data.name}: "
             f"{num_train} examples; 0 means full batch"
         )
+    if spec.seeds.vary == "order" and spec.train.batch_size in (0, num_train):
+        raise SpecError(
+            f"seeds.vary = 'order' with train.batch_size = {spec.train.batch_size}, all {num_train} examples: nothing "
+            "would differ between seeds; smaller batches, or vary = 'init' or 'both', are expected"
+        )
     model = from_spec(spec.model, data.num_features, data.num_outputs)
     params = jax.eval_shape(model.init, jax.random.key(0))
     layout = tree.Layout.of(params)
-    width = width or spec.engine.block_width or block_width(layout.size, platform)
+    values = (spec.train.batch_size or num_train) * sum(model.sizes)
+    width = width or spec.engine.block_width or block_width(layout.size, platform, values)
     recipe = Recipe(
         model=model,
         loss_kind=loss_kind,
@@ -174,17 +180,18 @@ def plan(spec: Spec, data: Dataset, platform: str, width: int = 0) -> Plan:
     return Plan(recipe, Hypers(*(np.float32(value) for value in hypers)), layout, width)
 
 
-def block_width(num_params: int, platform: str) -> int:
+def block_width(num_params: int, platform: str, num_values: int = 0) -> int:
     """Seeds in one vmap: the largest power of two that is at most 2000 / sqrt(P) on a CPU, and MAX_WIDTH.
 
     Wide blocks spread the cost of a step's many small operations, narrow ones keep the seeds' state in the cache; the
     rule holds the fastest width of the four networks of runs/benchmarks. On accelerators the width is what MEMORY_BYTES
-    holds; a seed's state is counted as four float32 vectors of P params: params, gradient, two moments.
+    holds; a seed is counted as four float32 vectors of P params (params, gradient, two moments) and three of
+    `num_values`, the inputs and activations of a batch (forward, backward, and what the compiler keeps between).
     """
     if platform == "cpu":
         fitting, most = int(2000 / num_params**0.5), MAX_WIDTH["cpu"]
     else:
-        fitting, most = MEMORY_BYTES // (16 * num_params), MAX_WIDTH["accelerator"]
+        fitting, most = MEMORY_BYTES // (16 * num_params + 12 * num_values), MAX_WIDTH["accelerator"]
     return min(most, 1 << (max(1, fitting).bit_length() - 1))
 
 

@@ -139,7 +139,10 @@ class Run:
     @cached_property
     def layout(self) -> Layout:
         """Where each leaf of params lies in theta."""
-        return Layout.of(jax.eval_shape(self.model.init, program.root_key(self.spec)))
+        layout = Layout.of(jax.eval_shape(self.model.init, program.root_key(self.spec)))
+        if list(layout.names) != (stored := self.theta.attrs["leaf_names"]):
+            raise StoreError(f"{self.path} has the leaves {stored}, this version of wspace has {list(layout.names)}")
+        return layout
 
     @property
     def done(self) -> Bool[np.ndarray, "seed checkpoint"]:
@@ -180,7 +183,7 @@ class Run:
             checkpoint: position along `checkpoint_steps`; negative counts from the end.
 
         Raises:
-            KeyError: a seed is not in this run, or is listed but has not stored this checkpoint.
+            KeyError: a seed is not in this run, or has not stored this checkpoint; no seed is converged.
             IndexError: there is no such checkpoint.
         """
         num = len(self.checkpoint_steps)
@@ -189,6 +192,8 @@ class Run:
         checkpoint %= num
         if seed is None:
             rows = np.flatnonzero(self.converged())
+            if len(rows) == 0:
+                raise KeyError("no seed of this run was trained to its end; name the seeds, or resume the run first")
         else:
             ids = np.atleast_1d(np.asarray(seed))
             place = {int(s): i for i, s in enumerate(self.seeds)}

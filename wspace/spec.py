@@ -19,6 +19,7 @@ from wspace.errors import SpecError
 
 MAX_SEED = 2**32 - 1  # jax.random.fold_in takes a uint32
 TINY, HUGE = 1.2e-38, 3.4e38  # training computes in float32: what is smaller becomes 0, what is larger infinite
+BELOW_ONE = 1 - 2**-24  # and what lies between this and 1 becomes 1
 
 SweepValue = bool | int | float | str | tuple[int, ...]
 
@@ -161,7 +162,7 @@ class SeedSpec(_Section, frozen=True):
 
     num: int | None = None
     """Train the seeds 0 .. num-1 (default 16)."""
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...] | None = None
     """Train exactly these seeds instead, in this order."""
     vary: Literal["init", "order", "both"] = "both"
     """What a seed draws for itself: its init, its order of examples, or both; the rest comes from `parent`."""
@@ -202,18 +203,26 @@ class Spec(_Section, frozen=True):
     """Field (e.g. optimizer.learning_rate) -> values; the runs are the product of all."""
 
 
-# Options of DataSpec that mean something only for some datasets.
-_DATA_OPTIONS: dict[str, tuple[str, ...]] = {
-    "path": ("idx", "npz", "openml"),
-    "dataset": ("openml",),
-    "version": ("openml",),
-    "num_examples": ("idx", "npz", "openml", "xor", "spirals", "moons", "teacher", "random_labels"),
-    "num_features": ("xor", "teacher", "random_labels"),
-    "num_classes": ("spirals", "teacher", "random_labels"),
-    "noise": ("xor", "spirals", "moons", "teacher"),
-    "teacher_hidden": ("teacher",),
-    "seed": ("xor", "spirals", "moons", "teacher", "random_labels"),
-}
+# (section, field, the field that decides, its values for which the first means something); elsewhere it is refused.
+_OPTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("data", "path", "name", ("idx", "npz", "openml")),
+    ("data", "dataset", "name", ("openml",)),
+    ("data", "version", "name", ("openml",)),
+    ("data", "num_examples", "name", ("idx", "npz", "openml", "xor", "spirals", "moons", "teacher", "random_labels")),
+    ("data", "num_features", "name", ("xor", "teacher", "random_labels")),
+    ("data", "num_classes", "name", ("spirals", "teacher", "random_labels")),
+    ("data", "noise", "name", ("xor", "spirals", "moons", "teacher")),
+    ("data", "teacher_hidden", "name", ("teacher",)),
+    ("data", "seed", "name", ("xor", "spirals", "moons", "teacher", "random_labels")),
+    ("optimizer", "momentum", "name", ("momentum",)),
+    ("optimizer", "beta1", "name", ("adam", "adamw")),
+    ("optimizer", "beta2", "name", ("adam", "adamw")),
+    ("optimizer", "epsilon", "name", ("adam", "adamw")),
+    ("optimizer", "weight_decay", "name", ("sgd", "momentum", "adamw")),
+    ("schedule", "warmup_steps", "kind", ("warmup_cosine",)),
+    ("schedule", "final_fraction", "kind", ("cosine", "warmup_cosine")),
+    ("schedule", "factor", "kind", ("step",)),
+)
 
 
 def load(path: str | Path) -> Spec:
@@ -294,7 +303,7 @@ def difference(old: Spec, new: Spec) -> list[str]:
 
 def seed_ids(spec: Spec) -> tuple[int, ...]:
     """The seeds of a run, in order: `seeds.ids`, or 0 .. `seeds.num`-1."""
-    if spec.seeds.ids:
+    if spec.seeds.ids is not None:
         return spec.seeds.ids
     return tuple(range(16 if spec.seeds.num is None else spec.seeds.num))
 
@@ -392,6 +401,14 @@ def _check(spec: Spec) -> None:
             not re.search("[\ud800-\udfff]", text),
             f"{field} = {text!r} is not Unicode: text that UTF-8 can hold is expected",
         )
+    for section, field, chooser, names in _OPTIONS:
+        record, default = getattr(spec, section), getattr(Spec(), section)
+        value, chosen = getattr(record, field), getattr(record, chooser)
+        _require(
+            value == getattr(default, field) or chosen in names,
+            f"{section}.{field} = {value!r} does not apply to {section}.{chooser} = {chosen!r}, only to: "
+            f"{', '.join(names)}",
+        )
     _check_data(spec.data)
     m, o, t, c, s = spec.model, spec.optimizer, spec.train, spec.checkpoints, spec.seeds
     _require(all(w >= 1 for w in m.hidden), f"model.hidden = {list(m.hidden)}: every layer needs at least 1 unit")
@@ -399,21 +416,13 @@ def _check(spec: Spec) -> None:
     _range("objective.l2", spec.objective.l2, 0, HUGE)
     _range("optimizer.learning_rate", o.learning_rate, TINY, HUGE)
     for field in ("momentum", "beta1", "beta2"):
-        _range(f"optimizer.{field}", getattr(o, field), 0, 1, open_high=True)
+        _range(f"optimizer.{field}", getattr(o, field), 0, BELOW_ONE)
     _range("optimizer.epsilon", o.epsilon, TINY, HUGE)
     _range("optimizer.weight_decay", o.weight_decay, 0, HUGE)
-    _require(
-        o.name != "adam" or o.weight_decay == 0,
-        f"optimizer.weight_decay = {o.weight_decay} does nothing in adam: use optimizer.name = 'adamw'",
-    )
     _range("train.num_steps", t.num_steps, 1, 2**31 - 1)
     _range("train.batch_size", t.batch_size, 0, 2**31 - 1)
     h = spec.schedule
     _range("schedule.warmup_steps", h.warmup_steps, 0, t.num_steps - 1)
-    _require(
-        h.kind == "warmup_cosine" or h.warmup_steps == 0,
-        f"schedule.warmup_steps = {h.warmup_steps} needs schedule.kind = 'warmup_cosine', not {h.kind!r}",
-    )
     _range("schedule.final_fraction", h.final_fraction, 0, 1)
     _range("schedule.factor", h.factor, TINY, HUGE)
     _require(
@@ -440,13 +449,6 @@ def _check(spec: Spec) -> None:
 
 
 def _check_data(d: DataSpec) -> None:
-    default = DataSpec()
-    for option, names in _DATA_OPTIONS.items():
-        value = getattr(d, option)
-        _require(
-            value == getattr(default, option) or d.name in names,
-            f"data.{option} = {value!r} does not apply to data.name = {d.name!r}, only to: {', '.join(names)}",
-        )
     _require(d.path != "" or d.name not in ("idx", "npz"), f"data.name = {d.name!r} needs data.path")
     _require(d.dataset != "" or d.name != "openml", "data.name = 'openml' needs data.dataset, e.g. 'mnist_784'")
     _range("data.version", d.version, 1, 10**6)
@@ -469,12 +471,13 @@ def _check_seeds(s: SeedSpec, num_steps: int) -> None:
     if s.num is not None:
         _range("seeds.num", s.num, 1, 10**7)
         _require(
-            not s.ids or s.num == len(s.ids),
-            f"seeds.num = {s.num} but seeds.ids lists {len(s.ids)} seeds: give one of the two",
+            s.ids is None or s.num == len(s.ids),
+            f"seeds.num = {s.num} but seeds.ids lists {len(s.ids or ())} seeds: give one of the two",
         )
-    for seed in s.ids:
+    _require(s.ids != (), "seeds.ids is empty: at least one seed is expected")
+    for seed in s.ids or ():
         _range("seeds.ids", seed, 0, MAX_SEED)
-    repeated = sorted(seed for seed, count in Counter(s.ids).items() if count > 1)
+    repeated = sorted(seed for seed, count in Counter(s.ids or ()).items() if count > 1)
     _require(not repeated, f"seeds.ids repeats {repeated}: every seed is trained once")
     _range("seeds.parent", s.parent, 0, MAX_SEED)
     _range("seeds.root", s.root, 0, MAX_SEED)

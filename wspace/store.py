@@ -341,19 +341,31 @@ def check_new(path: Path, needed: int) -> None:
     """Refuse a folder where no run of `needed` bytes can be made.
 
     Raises:
-        StoreError: it exists and is not empty, its parent cannot be written, or the disk has no room.
+        StoreError: it exists and is not empty or is a mount point, its parent cannot be written, or the disk has no room.
     """
     with writing(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path} exists and is not a run: choose another --out, or remove it")
+        if path.is_mount():
+            raise StoreError(f"{path} is a mount point, which cannot be replaced: choose a folder in it as --out")
         parent = next(parent for parent in path.absolute().parents if parent.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise StoreError(f"{path} cannot be made: {parent} is not a writable folder; choose another --out")
-        if (free := shutil.disk_usage(parent).free) < needed:
-            raise StoreError(
-                f"{path} needs about {size_text(needed)}, the disk has {size_text(free)} free: "
-                "store fewer checkpoints or seeds, or choose another --out"
-            )
+        check_room(path, needed)
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse what the disk below `path`, which need not exist, has no room for.
+
+    Raises:
+        StoreError: it says how much is needed and how much is free.
+    """
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if (free := shutil.disk_usage(parent).free) < needed:
+        raise StoreError(
+            f"{path} needs about {size_text(needed)}, the disk has {size_text(free)} free: "
+            "store fewer checkpoints or seeds, or choose another --out"
+        )
 
 
 def check_unchanged(store: Store, spec: Spec, data_hash: str) -> None:

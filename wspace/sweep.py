@@ -19,9 +19,12 @@ import numpy as np
 
 from wspace import program, store
 from wspace import spec as specs
-from wspace.errors import SpecError, StoreError, WspaceError
+from wspace.data import Dataset
+from wspace.errors import PlatformError, SpecError, StoreError, WspaceError
+from wspace.program import Device, Plan
 from wspace.run import Run, open_run
 from wspace.spec import Point, Spec
+from wspace.store import Store
 from wspace.train import Monitor, prepare, train
 
 
@@ -39,6 +42,8 @@ class Outcome(NamedTuple):
     num_diverged: int
 
 
+DASK_SECONDS = 10  # to wait for a scheduler
+
 Executor = Callable[[Callable[[Point], Outcome], Iterable[Point]], Iterator[Outcome]]
 
 
@@ -52,19 +57,30 @@ def on_dask(address: str) -> Executor:
 
     The workers need this package and see the sweep's folder under the same path.
 
+    A relative data.path is looked up in each worker's own folder: give an absolute one.
+
     Args:
         address: of the scheduler, e.g. tcp://127.0.0.1:8786.
 
     Raises:
         ImportError: distributed is not installed; the message says what to install.
+        PlatformError: no scheduler answers there.
     """
     try:
         from distributed import Client, as_completed
     except ImportError as error:
         raise ImportError("a Dask sweep needs distributed: pip install 'wspace[distributed]'") from error
 
+    try:
+        client = Client(address, timeout=DASK_SECONDS)
+    except (OSError, ValueError) as error:
+        raise PlatformError(
+            f"no Dask scheduler answers at {address!r} within {DASK_SECONDS} s ({error}): an address like "
+            "tcp://127.0.0.1:8786 is expected, as `dask scheduler` prints it"
+        ) from error
+
     def execute(work: Callable[[Point], Outcome], points: Iterable[Point]) -> Iterator[Outcome]:
-        with Client(address) as client:
+        with client:
             futures = {client.submit(work, point, pure=False): point for point in points}
             for future in as_completed(futures):
                 error = future.exception()  # a worker died: the others go on
@@ -98,23 +114,27 @@ def run_sweep(
     Raises:
         SpecError, DataError, StoreError: before any training, if any point cannot be trained.
     """
-    out, spec = Path(out), specs.normalise(spec)
+    out, spec = Path(out).absolute(), specs.normalise(spec)  # workers have current folders of their own
     points = specs.grid(spec)
-    check_folder(out, spec)
-    devices = program.choose_devices(num_devices)
-    for point in points:
-        prepare(point.spec, out / point.folder, devices)
-    outcomes: dict[str, Outcome] = {}
+    known = {point.folder: _PENDING for point in points}
+    for prepared in check(spec, out, program.choose_devices(num_devices)):
+        if prepared.existing is not None and np.all(prepared.existing.done[:]):
+            known[prepared.point.folder] = _COMPLETE
     if not is_sweep(out):
         with store.writing(out), store.new_folder(out) as building:
             (building / "spec.toml").write_text(specs.to_toml(spec), encoding="utf-8")
-            _write_list(building, spec, points, outcomes)
+            _write_list(building, spec, points, known)
+    outcomes: dict[str, Outcome] = {}
 
     # Of module-level functions and plain values only, so that it travels to other machines.
     work = functools.partial(train_point, out=out, num_devices=num_devices, monitor=monitor)
     for outcome in executor(work, points):
-        outcomes[outcome.point.folder] = outcome
-        _write_list(out, spec, points, outcomes)
+        folder = outcome.point.folder
+        if outcome.error is None and not store.is_run(out / folder):
+            outcome = outcome._replace(error=f"the worker does not write to {out}: it must see the same folder there")
+        outcomes[folder] = outcome
+        known[folder] = {"status": "failed", "error": outcome.error} if outcome.error else _COMPLETE
+        _write_list(out, spec, points, known)
         tell(outcome)
     return [outcomes[point.folder] for point in points]
 
@@ -131,6 +151,44 @@ def train_point(
     except Exception as error:  # a defect in one point must not lose the others; nothing of it is hidden
         return Outcome(point, "".join(traceback.format_exception(error)), 0)
     return Outcome(point, None, int(np.sum(run.diverged_at >= 0)))
+
+
+class Prepared(NamedTuple):
+    """A point that can be trained.
+
+    Attributes:
+        point: its values and spec.
+        folder: of its run.
+        existing: the run to resume; None where a new one can be made.
+        data: its dataset.
+        plan: what to compile.
+    """
+
+    point: Point
+    folder: Path
+    existing: Store | None
+    data: Dataset
+    plan: Plan
+
+
+def check(spec: Spec, out: Path, devices: list[Device]) -> Iterator[Prepared]:
+    """Everything that can fail before training, without writing, point by point, and room for all that is new.
+
+    A spec without a sweep has one point, whose folder is `out` itself.
+
+    Raises:
+        SpecError, DataError, StoreError: what cannot be trained, and why.
+    """
+    if spec.sweep:
+        check_folder(out, spec)
+    needed = 0
+    for point in specs.grid(spec):
+        folder = out / point.folder if spec.sweep else out
+        prepared = Prepared(point, folder, *prepare(point.spec, folder, devices))
+        if prepared.existing is None:
+            needed += store.num_bytes(point.spec, prepared.plan.layout)
+        yield prepared
+    store.check_room(out, needed)
 
 
 def check_folder(out: Path, spec: Spec) -> None:
@@ -176,17 +234,11 @@ def open_sweep(path: str | Path) -> list[tuple[dict[str, Any], Run | None]]:
     return [(values, open_run(folder) if store.is_run(folder) else None) for values, folder in folders]
 
 
-def _write_list(out: Path, spec: Spec, points: list[Point], outcomes: dict[str, Outcome]) -> None:
-    def describe(point: Point) -> dict[str, Any]:
-        outcome = outcomes.get(point.folder)
-        status = "pending" if outcome is None else "failed" if outcome.error else "complete"
-        return {
-            "folder": point.folder,
-            "values": point.values,
-            "status": status,
-            "error": outcome.error if outcome else None,
-        }
+_PENDING, _COMPLETE = ({"status": status, "error": None} for status in ("pending", "complete"))
 
-    content = {"name": spec.name, "fields": list(spec.sweep), "points": [describe(point) for point in points]}
+
+def _write_list(out: Path, spec: Spec, points: list[Point], known: dict[str, dict[str, Any]]) -> None:
+    listed = [{"folder": point.folder, "values": point.values, **known[point.folder]} for point in points]
+    content = {"name": spec.name, "fields": list(spec.sweep), "points": listed}
     with store.writing(out):
         store.replace_file(out / "sweep.json", json.dumps(content, indent=2).encode())

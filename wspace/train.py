@@ -17,7 +17,7 @@ from wspace import doctor, objective, store
 from wspace import program as programs
 from wspace import spec as specs
 from wspace.data import Dataset
-from wspace.errors import SpecError
+from wspace.errors import PlatformError, SpecError
 from wspace.program import Arrays, Device, Plan, State
 from wspace.provenance import new_provenance, new_session
 from wspace.run import Run
@@ -161,7 +161,15 @@ class _Training:
                 checkpoint, block, leaves = blocks.get_nowait()
             except queue.Empty:
                 return
-            self._train(_Block(self, device, on_device, block, checkpoint, leaves))
+            try:
+                self._train(_Block(self, device, on_device, block, checkpoint, leaves))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise PlatformError(
+                    f"a block of {self.store.width} seeds does not fit the memory of {device}: train into a new folder "
+                    f"with a smaller engine.block_width, or smaller batches ({error})"
+                ) from error
 
     def _train(self, block: "_Block") -> None:
         """From the block's last stored checkpoint (or its init) to the end."""
