@@ -39,7 +39,7 @@ def die_after(owner, name, when=lambda *args: True):
 
 written = lambda array, *_: array.name.rsplit("/", 1)[-1]
 if point == "folder":
-    die_after(wspace.store, "new_folder")
+    die_after(zarr, "create_group")
 elif point == "state":
     die_after(Store, "_save_state")
 elif point == "commit":
@@ -78,7 +78,7 @@ def assert_same(path, whole):
 def test_killed_at_every_kind_of_write(spec_file, tmp_path):
     assert drive(spec_file, tmp_path / "whole").returncode == 0
     whole = content(tmp_path / "whole")
-    moments = [("theta", 1), ("theta", 4), ("grad_norm", 3), ("diverged_at", 2), ("diverged_at", 9)]
+    moments = [("folder", 1), ("theta", 1), ("theta", 4), ("grad_norm", 3), ("diverged_at", 2), ("diverged_at", 9)]
     moments += [("state", 1), ("state", 5), ("done", 3), ("done", 10), ("commit", 6)]
     for point, after in moments:
         out = tmp_path / f"{point}-{after}"
@@ -88,6 +88,7 @@ def test_killed_at_every_kind_of_write(spec_file, tmp_path):
         assert resumed.returncode == 0, f"{point} {after}: {resumed.stderr}"
         assert_same(out, whole)
         assert [path.name for path in (out / "state").glob("*.npz")] == []
+    assert list(tmp_path.glob(".*")) == []  # nothing half made is left beside the runs
 
 
 def test_killed_again_and_again(spec_file, tmp_path):

@@ -464,6 +464,48 @@ def test_writing_a_file_that_fails_keeps_the_old_one(tmp_path, monkeypatch):
     assert contents(tmp_path) == {"file.json": b"new"}
 
 
+# --- folders that appear whole ------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_process_left_half_made_is_removed(tmp_path):
+    (tmp_path / ".new.partial" / "deep").mkdir(parents=True)
+    (tmp_path / ".new.partial" / "file").write_text("half")
+    with store.new_folder(tmp_path / "new") as building:
+        assert list(building.iterdir()) == []
+        (building / "whole").touch()
+    assert contents(tmp_path) == {"new/whole": b""}
+
+
+def test_a_folder_that_fails_to_be_made_leaves_nothing(tmp_path):
+    def fail(folder):
+        (folder / "half").touch()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), store.new_folder(tmp_path / "new") as building:
+        fail(building)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_make_the_same_folder(tmp_path):
+    with (
+        store.new_folder(tmp_path / "new") as building,
+        pytest.raises(StoreError, match="made by another process"),
+        store.new_folder(tmp_path / "new"),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    assert not building.exists()
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    with store.new_folder(tmp_path / "link") as building:
+        (building / "file").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "scratch") == {"file": b""}
+
+
 # --- resume -------------------------------------------------------------------------------------------------------
 
 LIKE = [jax.ShapeDtypeStruct((3,), np.float64), jax.ShapeDtypeStruct((), np.int64)]  # the state that `commit` stores

@@ -1,5 +1,7 @@
+import contextlib
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 
 from wspace import objective, program, store, sweep
 from wspace import spec as specs
-from wspace.errors import SpecError, StoreError
+from wspace.data import load
+from wspace.errors import PlatformError, SpecError, StoreError
 from wspace.run import open_run
 from wspace.store import Store
-from wspace.sweep import open_sweep, run_sweep
+from wspace.sweep import Outcome, open_sweep, run_sweep
 from wspace.train import train
 
 RATES = {"optimizer.learning_rate": [0.01, 0.1]}
@@ -274,3 +277,56 @@ def test_without_the_extra_dask_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"pip install 'wspace\[distributed\]'"):
         sweep.on_dask("tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
+def test_a_scheduler_that_does_not_answer_is_an_error_before_anything_is_written(address, monkeypatch):
+    monkeypatch.setattr(sweep, "DASK_SECONDS", 0.5)
+    with pytest.raises(PlatformError, match=f"no Dask scheduler answers at '{address}'"):
+        sweep.on_dask(address)
+
+
+def test_workers_with_another_current_folder_write_to_the_sweeps(spec, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(work, points):
+        for point in points:
+            with contextlib.chdir("elsewhere"):
+                yield work(point)
+
+    outcomes = run_sweep(spec, "s", num_devices=1, executor=elsewhere)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert all(run is not None and run.complete for _, run in open_sweep(tmp_path / "s"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_worker_that_sees_another_disk_has_failed(spec, tmp_path):
+    outcomes = run_sweep(spec, tmp_path / "s", executor=lambda work, points: (Outcome(p, None, 0) for p in points))
+    assert all("the worker does not write to" in str(outcome.error) for outcome in outcomes)
+    assert [point["status"] for point in listed(tmp_path / "s")["points"]] == ["failed", "failed"]
+
+
+def test_room_is_needed_for_all_points_together(spec, tmp_path, monkeypatch):
+    one = store.num_bytes(specs.grid(spec)[0].spec, train_layout(spec))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.5 * one))
+    with pytest.raises(StoreError, match=r"needs about .* the disk has"):
+        run_sweep(spec, tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_complete_stays_listed_as_such_when_a_later_session_is_stopped(spec, tmp_path):
+    run_sweep(spec, tmp_path / "s", num_devices=1)
+
+    def stopped(work, points):
+        yield work(next(iter(points)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(spec, tmp_path / "s", num_devices=1, executor=stopped)
+    assert [point["status"] for point in listed(tmp_path / "s")["points"]] == ["complete", "complete"]
+
+
+def train_layout(spec):
+    point = specs.grid(spec)[0].spec
+    return program.plan(point, load(point.data), "cpu").layout
