@@ -88,6 +88,17 @@ def test_gradient_equals_finite_differences_in_float64(x64, rng, kind, activatio
     np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
+def test_training_follows_the_gradient_of_the_objective(x64, rng, kind):
+    model = MLP((4, 5, 3), "tanh")
+    params = model.init(jax.random.key(0))
+    x, y = jnp.asarray(rng.standard_normal((11, 4))), jnp.asarray(rng.integers(0, 3, 11))
+    loss, gradient = objective.loss_and_gradient(model, kind, params, x, y, 0.3)
+    np.testing.assert_allclose(loss, np.mean(objective.example_loss(kind, model.apply(params, x), y)), rtol=1e-12)
+    expected = jax.grad(lambda p: objective.objective(model, kind, p, x, y, 0.3))(params)
+    np.testing.assert_allclose(tree.ravel(gradient), tree.ravel(expected), rtol=1e-12, atol=1e-15)
+
+
 def test_penalty_adds_half_l2_of_the_squared_norm_biases_included(x64, rng):
     params = ({"weight": jnp.asarray(rng.standard_normal((2, 3))), "bias": jnp.asarray(rng.standard_normal(3))},)
     squares = sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params))

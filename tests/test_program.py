@@ -235,8 +235,8 @@ def test_a_seed_is_bitwise_the_same_in_any_company(make_spec):
 
 def test_values_that_change_no_shape_do_not_recompile(make_spec, monkeypatch):
     traces = []
-    count = objective.objective
-    monkeypatch.setattr(objective, "objective", lambda *args: traces.append(1) or count(*args))
+    count = objective.loss_and_gradient
+    monkeypatch.setattr(objective, "loss_and_gradient", lambda *args: traces.append(1) or count(*args))
     base = {"optimizer": {"name": "adamw", "learning_rate": 0.0123}, "model": {"hidden": [3, 2]}}
     trained(make_spec(**base), [0, 1], 3)
     first = len(traces)

@@ -30,10 +30,10 @@ def listed(path):
 
 @pytest.fixture
 def traces(monkeypatch):
-    """How often the objective has been traced for training so far."""
+    """How often the loss has been traced for training so far."""
     count = []
-    right = objective.objective
-    monkeypatch.setattr(objective, "objective", lambda *args: count.append(1) or right(*args))
+    right = objective.loss_and_gradient
+    monkeypatch.setattr(objective, "loss_and_gradient", lambda *args: count.append(1) or right(*args))
     return count
 
 

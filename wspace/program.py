@@ -53,7 +53,7 @@ class State(NamedTuple):
     Attributes:
         params: the network's params.
         opt_state: optax's state.
-        diverged_at: first step whose objective was not finite, or first checkpoint at which params, a metric or the
+        diverged_at: first step whose loss was not finite, or first checkpoint at which params, a metric or the
             optimizer's state were not; -1 while there is none.
     """
 
@@ -299,7 +299,7 @@ class _Seed:
                 first = (index % batches) * recipe.batch_size
                 batch = jax.lax.dynamic_slice_in_dim(order, first, recipe.batch_size)
                 x, y = arrays.x_train[batch], arrays.y_train[batch]
-            loss, grad = jax.value_and_grad(self._objective)(carry.params, x, y, hypers.l2)
+            loss, grad = objective.loss_and_gradient(recipe.model, recipe.loss_kind, carry.params, x, y, hypers.l2)
             updates, opt_state = optimizer.update(grad, carry.opt_state, carry.params)
             params = optax.apply_updates(carry.params, updates)
             return State(params, opt_state, _first_failure(carry.diverged_at, jnp.isfinite(loss), index))
@@ -324,9 +324,6 @@ class _Seed:
         floats = [leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         every = jnp.stack([jnp.all(jnp.isfinite(a)) for a in (theta, *metrics.values(), *floats)])
         return theta, metrics, _first_failure(state.diverged_at, jnp.all(every), step)
-
-    def _objective(self, params: Params, x: Array, y: Array, l2: Array) -> Array:
-        return objective.objective(self.recipe.model, self.recipe.loss_kind, params, x, y, l2)
 
     def _optimizer(self, hypers: Hypers) -> optax.GradientTransformation:
         return make_optimizer(self.recipe.optimizer, self.recipe.schedule, self.recipe.num_steps, hypers)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tables
-from teams import CONTENDERS, PEAK, Row, measure
+from teams import ALL, CONTENDERS, PEAK, Row, measure
 from workloads import TOY, WORKLOADS, Workload
 
 LOSS_BAND = 0.25  # a final loss may differ from the median by this share of the fall from log(number of classes)
@@ -36,14 +36,18 @@ class Verdict(NamedTuple):
     Attributes:
         what: matmul (share of the peak), or the peer that wspace is compared with.
         target: to be reached.
-        measured: median over the rounds; None when not measured.
-        setting: of the peer, the fastest.
+        measured: median over the rounds; None when not measured. A peer is taken as it comes: one process, all cores.
+        setting: of the peer that makes it fastest, when that is another.
+        at_best: measured against that setting.
+        ceiling: what a program at the matmul peak would reach; a target above it cannot be met on this machine.
     """
 
     what: str
     target: float
     measured: float | None
     setting: str = ""
+    at_best: float | None = None
+    ceiling: float | None = None
 
     @property
     def text(self) -> str:
@@ -53,8 +57,10 @@ class Verdict(NamedTuple):
         asked = f"at least {show(self.target)}" + ("" if percent else f" {self.what}")
         if self.measured is None:
             return f"{asked}: not measured"
-        beside = f" ({self.setting})" if self.setting else ""
-        return f"{asked}: {show(self.measured)}{beside}: {'met' if self.measured >= self.target else 'NOT MET'}"
+        text = f"{asked}: {show(self.measured)}, {'met' if self.measured >= self.target else 'NOT MET'}"
+        if self.ceiling is not None and self.ceiling < self.target:
+            text += f" (out of reach here: all of the matmul peak would be {show(self.ceiling)})"
+        return text + (f"; {show(self.at_best)} its fastest setting, {self.setting}" if self.at_best else "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,7 +116,7 @@ def summary(workload: Workload, rows: list[Row]) -> dict[str, Any]:
 
 
 def judge(workload: Workload, rows: list[Row]) -> list[Verdict]:
-    """wspace, every network with an order of its own, against the targets; peers count with their fastest setting.
+    """wspace, every network with an order of its own, against the targets.
 
     torch.func vmap is compared where it draws an order for each network too; the others always do.
     """
@@ -121,12 +127,14 @@ def judge(workload: Workload, rows: list[Row]) -> list[Verdict]:
             measured = median(share_of_peak(ours, workload.flops, peak(rows))) if ours else None
             verdicts.append(Verdict(what, target, measured))
             continue
-        peers = [row for row in rows if row.contender == what and row.variant == "own" and row.rates]
-        best = max(peers, key=lambda row: statistics.median(row.rates), default=None)
-        if ours is None or best is None:
+        peers = {row.mode: row for row in rows if row.contender == what and row.variant == "own" and row.rates}
+        if ours is None or ALL not in peers:
             verdicts.append(Verdict(what, target, None))
-        else:
-            verdicts.append(Verdict(what, target, median(ratios(ours, best)), best.mode))
+            continue
+        plain, best = peers[ALL], max(peers.values(), key=lambda row: statistics.median(row.rates))
+        ceiling = median([1 / share for share in share_of_peak(plain, workload.flops, peak(rows))])
+        beyond = (best.mode, median(ratios(ours, best))) if best is not plain else ("", None)
+        verdicts.append(Verdict(what, target, median(ratios(ours, plain)), *beyond, ceiling))
     return verdicts
 
 
