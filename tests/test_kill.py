@@ -13,6 +13,7 @@ import pytest
 from wspace import open_run
 from wspace import spec as specs
 from wspace.store import Store, is_run
+from wspace.train import train
 
 # Runs `wspace train` in this interpreter and dies, as by kill -9, at the n-th time a write point is passed.
 DRIVER = """
@@ -44,65 +45,68 @@ elif point == "state":
     die_after(Store, "_save_state")
 elif point == "commit":
     die_after(Store, "commit")
-elif point != "never":
+else:
     die_after(zarr.Array, "__setitem__", lambda array, *_: written(array) == point)
 sys.exit(main(["train", *sys.argv[3:]]))
 """
 
 
 @pytest.fixture
-def spec_file(tmp_path, make_spec):
-    path = tmp_path / "toy.toml"
-    path.write_text(specs.to_toml(make_spec(checkpoints={"num": 5})))
-    return path
+def spec(make_spec):
+    return make_spec(checkpoints={"num": 5})
 
 
-def drive(spec_file, out, point="never", after=0):
-    command = [sys.executable, "-c", DRIVER, point, str(after), str(spec_file), "--out", str(out)]
-    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
+@pytest.fixture
+def kill(tmp_path, spec):
+    """Train in a process that dies at the n-th time a write point is passed."""
+    spec_file = tmp_path / "toy.toml"
+    spec_file.write_text(specs.to_toml(spec))
+
+    def run(point, after, out):
+        command = [sys.executable, "-c", DRIVER, point, str(after), str(spec_file), "--out", str(out)]
+        env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 9, f"{point} {after}: {done.stderr}"
+
+    return run
 
 
-def content(path):
-    run = open_run(path)
+def content(run):
     assert run.complete
     return {"theta": np.asarray(run.theta[:]), "diverged_at": run.diverged_at, **dict(run.metrics)}
 
 
-def assert_same(path, whole):
-    for name, values in content(path).items():
-        np.testing.assert_array_equal(values, whole[name], err_msg=name)
+def assert_same(run, whole):
+    expected = content(whole)
+    for name, values in content(run).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+MOMENTS = [("folder", 1), ("theta", 1), ("theta", 4), ("grad_norm", 3), ("diverged_at", 2), ("diverged_at", 9)]
+MOMENTS += [("state", 1), ("state", 5), ("done", 3), ("done", 10), ("commit", 6)]
+
+
+@pytest.mark.parametrize(("point", "after"), MOMENTS)
+def test_killed_at_every_kind_of_write(spec, kill, tmp_path, point, after):
+    folder = tmp_path / "runs"
+    kill(point, after, folder / "out")
+    run = train(spec, folder / "out")
+    assert_same(run, train(spec, tmp_path / "whole"))
+    assert [path.name for path in (run.path / "state").glob("*.npz")] == []
+    assert list(folder.iterdir()) == [run.path]  # nothing half made is left beside it
 
 
 @pytest.mark.slow
-def test_killed_at_every_kind_of_write(spec_file, tmp_path):
-    assert drive(spec_file, tmp_path / "whole").returncode == 0
-    whole = content(tmp_path / "whole")
-    moments = [("folder", 1), ("theta", 1), ("theta", 4), ("grad_norm", 3), ("diverged_at", 2), ("diverged_at", 9)]
-    moments += [("state", 1), ("state", 5), ("done", 3), ("done", 10), ("commit", 6)]
-    for point, after in moments:
-        out = tmp_path / f"{point}-{after}"
-        killed = drive(spec_file, out, point, after)
-        assert killed.returncode == 9, f"{point} {after}: {killed.stderr}"
-        resumed = drive(spec_file, out)
-        assert resumed.returncode == 0, f"{point} {after}: {resumed.stderr}"
-        assert_same(out, whole)
-        assert [path.name for path in (out / "state").glob("*.npz")] == []
-    assert list(tmp_path.glob(".*")) == []  # nothing half made is left beside the runs
-
-
-def test_killed_again_and_again(spec_file, tmp_path):
-    assert drive(spec_file, tmp_path / "whole").returncode == 0
+def test_killed_again_and_again(spec, kill, tmp_path):
     for point in ("theta", "state", "done", "done"):
-        assert drive(spec_file, tmp_path / "out", point, 2).returncode == 9
-    assert drive(spec_file, tmp_path / "out").returncode == 0
-    assert_same(tmp_path / "out", content(tmp_path / "whole"))
+        kill(point, 2, tmp_path / "out")
+    assert_same(train(spec, tmp_path / "out"), train(spec, tmp_path / "whole"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_running_command_is_ended_from_outside(tmp_path, make_spec, how):
-    spec = make_spec(train={"num_steps": 60_000}, checkpoints={"num": 601}, seeds={"num": 6})
+    spec = make_spec(train={"num_steps": 20_000}, checkpoints={"num": 401}, seeds={"num": 6})
     path, out = tmp_path / "long.toml", tmp_path / "out"
     path.write_text(specs.to_toml(spec))
     command = [sys.executable, "-m", "wspace.cli", "train", str(path), "--out", str(out)]
@@ -126,8 +130,7 @@ def test_a_running_command_is_ended_from_outside(tmp_path, make_spec, how):
     resumed = subprocess.run(command, capture_output=True, text=True, env=env)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at" in resumed.stdout
-    whole = tmp_path / "whole"
-    subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True, env=env)
-    assert_same(out, content(whole))
-    np.testing.assert_array_equal(theta[done], content(whole)["theta"][done])
+    whole = train(spec, tmp_path / "whole")
+    assert_same(open_run(out), whole)
+    np.testing.assert_array_equal(theta[done], np.asarray(whole.theta[:])[done])
     assert len(json.loads((out / "provenance.json").read_text())["sessions"]) == 2

@@ -263,13 +263,13 @@ def _prepare(name: str, source: _Source, spec: DataSpec) -> Dataset:
             "float32 cannot hold them"
         )
     _check_constant(name, x_train, names, spec.constant_features, len(input_shape) > 1)
+    if source.task == "regression" and np.any(_is_constant(y_train)):
+        raise DataError(f"{name}: a target is constant over the train set: targets to learn are expected to vary")
     if source.task == "regression" and np.all(_is_constant(y_test)):
         raise DataError(
             f"{name}: all {len(y_test)} test targets are equal: at least two that differ are expected, as r2 compares "
             "errors with their scatter; take more examples or a larger data.test_fraction"
         )
-    if source.task == "regression" and np.any(_is_constant(y_train)):
-        raise DataError(f"{name}: a target is constant over the train set: targets to learn are expected to vary")
     return Dataset(name, source.task, x_train, y_train, x_test, y_test, num_classes, input_shape, names, classes)
 
 
