@@ -264,6 +264,8 @@ def test_block_width_is_a_power_of_two_that_falls_with_the_number_of_params(num_
 
 def test_accelerators_take_wider_blocks():
     assert program.block_width(3466, "gpu") == 1024
+    assert program.block_width(10**6, "gpu") == 128  # 2 GiB / 16 bytes
+    assert program.block_width(3466, "gpu", 60_000 * 1050) == 2  # a full batch of images needs more than the params
 
 
 def test_measured_metrics_are_those_of_the_objective_module(make_spec):

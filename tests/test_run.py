@@ -103,7 +103,7 @@ def test_an_unfinished_run_says_what_it_has(make_spec, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "COMMIT_CHECKPOINTS", 1)
     with pytest.raises(KeyboardInterrupt):
-        train(make_spec(), tmp_path / "out", num_devices=2, monitor=Stop())
+        train(make_spec(engine={"block_width": 4}), tmp_path / "out", monitor=Stop())
     run = open_run(tmp_path / "out")
     assert not run.complete
     np.testing.assert_array_equal(run.done, np.array([[True, True, False, False]] * 3))
@@ -113,6 +113,18 @@ def test_an_unfinished_run_says_what_it_has(make_spec, tmp_path, monkeypatch):
     assert run.params(0, checkpoint=1)[0]["weight"].shape == (4, 5)
     with pytest.raises(KeyError, match=r"\[0\] have not stored checkpoint 3 yet"):
         run.params(0)
+    with pytest.raises(KeyError, match="no seed of this run was trained to its end"):
+        run.params(checkpoint=1)
+
+
+def test_leaves_in_another_order_are_not_misread(run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    path = copy / "run.zarr" / "theta" / "zarr.json"
+    path.write_text(path.read_text().replace('"0.bias"', '"0.gain"'))
+    with pytest.raises(StoreError, match=r"has the leaves \['0.gain'"):
+        open_run(copy).params()
 
 
 def test_data_that_changed_is_refused(run, tmp_path):

@@ -260,9 +260,25 @@ def test_few_checkpoints_are_pending_however_many_there_are(make_spec, tmp_path,
     assert sum(sizes) == 61 * 2  # two blocks
 
 
+@pytest.mark.parametrize(("limit", "value"), [("COMMIT_BYTES", 1), ("COMMIT_SECONDS", 0.0)])
+def test_much_theta_or_much_time_is_not_kept_waiting(make_spec, tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(train, limit, value)
+    sizes, commit = [], Store.commit
+    monkeypatch.setattr(
+        Store,
+        "commit",
+        lambda self, block, checkpoints, *args: (
+            sizes.append(checkpoints.stop - checkpoints.start) or commit(self, block, checkpoints, *args)
+        ),
+    )
+    train.train(make_spec(), tmp_path / "out")
+    assert sizes == [1] * 4 * 2  # checkpoints x blocks
+
+
 @pytest.mark.parametrize(
     ("sections", "error", "message"),
     [
+        ({"seeds": {"vary": "order"}, "train": {"batch_size": 0}}, SpecError, "nothing would differ between seeds"),
         ({"train": {"batch_size": 121}}, SpecError, "121 is larger than the train set of iris: 120"),
         ({"data": {"name": "npz", "path": "nowhere.npz"}}, DataError, "nowhere.npz"),
         ({"data": {"name": "diabetes"}, "objective": {"loss": "cross_entropy"}}, SpecError, "regression"),
