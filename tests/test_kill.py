@@ -50,6 +50,18 @@ else:
 sys.exit(main(["train", *sys.argv[3:]]))
 """
 
+# The command line, with a pause after each commit, so that it is certainly still running when it is ended.
+SLOW = """
+import sys, time
+from wspace.cores import use_cores
+use_cores(2)
+from wspace.cli import main
+from wspace.store import Store
+commit = Store.commit
+Store.commit = lambda *args: (commit(*args), time.sleep(0.5))
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture
 def spec(make_spec):
@@ -106,12 +118,13 @@ def test_killed_again_and_again(spec, kill, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_running_command_is_ended_from_outside(tmp_path, make_spec, how):
-    spec = make_spec(train={"num_steps": 20_000}, checkpoints={"num": 401}, seeds={"num": 6})
+    spec = make_spec(train={"num_steps": 8000}, checkpoints={"num": 401}, seeds={"num": 6})
     path, out = tmp_path / "long.toml", tmp_path / "out"
     path.write_text(specs.to_toml(spec))
-    command = [sys.executable, "-m", "wspace.cli", "train", str(path), "--out", str(out)]
+    arguments = ["train", str(path), "--out", str(out)]
     env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    slow = [sys.executable, "-c", SLOW, *arguments]
+    process = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if is_run(out) and np.asarray(Store(out).done[:])[:, 1:].any():  # past the init
@@ -127,6 +140,7 @@ def test_a_running_command_is_ended_from_outside(tmp_path, make_spec, how):
     assert not partial.complete
     done, theta = partial.done, np.asarray(partial.theta[:])
     assert np.isfinite(theta[done]).all()
+    command = [sys.executable, "-m", "wspace.cli", *arguments]
     resumed = subprocess.run(command, capture_output=True, text=True, env=env)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at" in resumed.stdout
