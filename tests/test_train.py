@@ -245,7 +245,9 @@ def test_the_monitor_hears_of_every_step_and_checkpoint(make_spec, tmp_path):
     assert len(recorder.threads) == 2  # one for each device
 
 
-def test_few_checkpoints_are_pending_however_many_there_are(make_spec, tmp_path, monkeypatch):
+@pytest.fixture
+def commit_sizes(monkeypatch):
+    """How many checkpoints each commit held so far."""
     sizes, commit = [], Store.commit
     monkeypatch.setattr(
         Store,
@@ -254,25 +256,21 @@ def test_few_checkpoints_are_pending_however_many_there_are(make_spec, tmp_path,
             sizes.append(checkpoints.stop - checkpoints.start) or commit(self, block, checkpoints, *args)
         ),
     )
+    return sizes
+
+
+def test_few_checkpoints_are_pending_however_many_there_are(make_spec, tmp_path, commit_sizes):
     run = train.train(make_spec(train={"num_steps": 60}, checkpoints={"num": 61}), tmp_path / "out", num_devices=2)
     assert run.complete
-    assert max(sizes) <= train.COMMIT_CHECKPOINTS
-    assert sum(sizes) == 61 * 2  # two blocks
+    assert max(commit_sizes) <= train.COMMIT_CHECKPOINTS
+    assert sum(commit_sizes) == 61 * 2  # two blocks
 
 
 @pytest.mark.parametrize(("limit", "value"), [("COMMIT_BYTES", 1), ("COMMIT_SECONDS", 0.0)])
-def test_much_theta_or_much_time_is_not_kept_waiting(make_spec, tmp_path, monkeypatch, limit, value):
+def test_much_theta_or_much_time_is_not_kept_waiting(make_spec, tmp_path, monkeypatch, commit_sizes, limit, value):
     monkeypatch.setattr(train, limit, value)
-    sizes, commit = [], Store.commit
-    monkeypatch.setattr(
-        Store,
-        "commit",
-        lambda self, block, checkpoints, *args: (
-            sizes.append(checkpoints.stop - checkpoints.start) or commit(self, block, checkpoints, *args)
-        ),
-    )
     train.train(make_spec(), tmp_path / "out")
-    assert sizes == [1] * 4 * 2  # checkpoints x blocks
+    assert commit_sizes == [1] * 4 * 2  # checkpoints x blocks
 
 
 @pytest.mark.parametrize(
