@@ -147,10 +147,10 @@ def test_links_in_the_documents_lead_somewhere():
 def test_importing_changes_no_global_state():
     code = """
 import os, sys
-before = dict(os.environ)
 import wspace
 assert "jax" not in sys.modules, "wspace imports jax before it is used"
-import jax, matplotlib
+import jax, matplotlib, sklearn
+before = dict(os.environ)  # jax and scikit-learn set variables of their own
 state = {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_matmul_precision")}
 parameters, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
 import importlib
