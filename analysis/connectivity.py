@@ -24,6 +24,8 @@ TOLERANCE = 1e-10  # of the largest loss on the line; float64 rounding of a mean
 REFINEMENTS, POINTS = 2, 9  # each narrows the bracket around a maximum (POINTS - 1) / 2 times
 BATCH_VALUES = 4_000_000  # params held at once along the line
 
+Between = Callable[[Params, Params, Any, Any], Params]
+
 
 @dataclasses.dataclass(frozen=True)
 class Barrier:
@@ -35,8 +37,8 @@ class Barrier:
         chord_alpha: where that maximum is.
         mean: max over alpha of L(alpha) - [L(0) + L(1)]/2 (Frankle et al. 2020, 1912.05671).
         mean_alpha: where that maximum is.
-        excess: the chord's maximum over the points strictly inside the line, with its sign. Jensen's inequality says
-            that it is at most 0 for a convex function.
+        excess: the largest height above the chord strictly inside the line, with its sign: over grid and refined points
+            where one is above it, else over the grid. Jensen's inequality says that it is at most 0 for a convex function.
         tolerance: excess above this is more than rounding: TOLERANCE times the largest |loss| on the line.
         share_above: share of the grid's inner points where the loss is above the chord by more than the tolerance.
     """
@@ -85,6 +87,7 @@ def straight_line(
     *,
     l2: float = 0.0,
     num_alphas: int = 51,
+    between: Between | None = None,
 ) -> Line:
     """Losses, accuracies (or r2) and barriers on the segment (1-alpha) theta_a + alpha theta_b, exact on all data.
 
@@ -98,6 +101,8 @@ def straight_line(
         data: a dataset with its train and test examples.
         l2: coefficient of the L2 term of train_objective.
         num_alphas: odd, at least 3, so that 0.5 is on the grid.
+        between: (params_a, params_b, alpha, x_train) -> params, hashable: another path than the straight line; its ends
+            are those of the chord.
 
     Raises:
         ValueError: num_alphas is even or too small, the params do not match, or a loss on the line is not finite.
@@ -107,7 +112,7 @@ def straight_line(
     layout_a, layout_b = tree.Layout.of(params_a), tree.Layout.of(params_b)
     if layout_a != layout_b:
         raise ValueError(f"the networks differ: leaves {layout_a.names} {layout_a.shapes} and {layout_b.shapes}")
-    evaluate = _evaluator(model, kind, params_a, params_b, data, l2, num_alphas)
+    evaluate = _evaluator(model, kind, params_a, params_b, data, l2, num_alphas, between or _straight)
     alphas = np.arange(num_alphas) / (num_alphas - 1)
     values = evaluate(alphas)
     fine_alphas, fine = _refine(evaluate, alphas, values)
@@ -118,13 +123,20 @@ def straight_line(
 
 
 def _evaluator(
-    model: Model, kind: LossKind, params_a: Params, params_b: Params, data: Dataset, l2: float, num: int
+    model: Model,
+    kind: LossKind,
+    params_a: Params,
+    params_b: Params,
+    data: Dataset,
+    l2: float,
+    num: int,
+    between: Between,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """alphas -> metrics, float64, finite losses; alphas are padded to multiples of `num`: one program serves all."""
     size = tree.Layout.of(params_a).size
     batch = min(num, max(1, BATCH_VALUES // size))
     chunk = objective.chunk_examples(model, params_a, data.x_train.shape, batch)
-    program = _compiled(model, kind, data.task, chunk, batch)
+    program = _compiled(model, kind, data.task, chunk, batch, between)
     wide = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(leaf.dtype, np.floating) else np.asarray(leaf)  # noqa: E731
     a, b, train, test = jax.tree.map(
         wide, (params_a, params_b, (data.x_train, data.y_train), (data.x_test, data.y_test))
@@ -143,15 +155,21 @@ def _evaluator(
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, kind: LossKind, task: Any, chunk: int, batch: int) -> Callable:
+def _compiled(model: Model, kind: LossKind, task: Any, chunk: int, batch: int, between: Between) -> Callable:
     def along(a, b, alphas, train, test, l2):
         def at(alpha):
-            values = objective.measure(model, kind, task, tree.lerp(a, b, alpha), train, test, l2, chunk)
+            params = between(a, b, alpha, train[0])
+            values = objective.measure(model, kind, task, params, train, test, l2, chunk)
             return {name: value for name, value in values.items() if name != "grad_norm"}  # XLA drops the gradient
 
         return jax.lax.map(at, alphas, batch_size=batch)
 
     return jax.jit(along)
+
+
+def _straight(a: Params, b: Params, alpha: Any, x: Any) -> Params:
+    del x
+    return tree.lerp(a, b, alpha)
 
 
 def _refine(evaluate: Callable, alphas: np.ndarray, values: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:

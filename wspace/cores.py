@@ -18,5 +18,9 @@ def use_cores(num: int | None = None) -> None:
         raise RuntimeError("use_cores() was called after JAX was imported: call it first in the program")
     flags = os.environ.get("XLA_FLAGS", "")
     if FLAG not in flags:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}={num or cores}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}={num or num_cores()}".strip()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

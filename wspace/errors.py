@@ -13,6 +13,10 @@ class DataError(WspaceError, ValueError):
     """A dataset cannot be read or cannot be learned from: missing, truncated, malformed, not finite."""
 
 
+class SymmetryError(WspaceError, ValueError):
+    """A declared symmetry does not fit the params, or does not leave the model's function unchanged."""
+
+
 class StoreError(WspaceError, RuntimeError):
     """A run folder cannot be written, resumed or read: foreign, changed, damaged, disk full."""
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wspace.spec import ModelSpec
+from wspace.symmetry import Axis, Symmetry, Units
 from wspace.tree import AnyArray, Params
 
 Activation = Literal["relu", "tanh", "gelu", "identity"]
@@ -45,6 +46,16 @@ class Network(Model, Protocol):
 
     def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
         """What every layer hands on, outputs last."""
+        ...
+
+
+@runtime_checkable
+class Symmetric(Network, Protocol):
+    """What alignment needs: a network that declares which changes of its params leave its function unchanged."""
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """The group: one set of units for each of `activations` but the last."""
         ...
 
 
@@ -94,6 +105,19 @@ class MLP:
                 h = phi(h)
             layers.append(h)
         return tuple(layers)
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """Permutations of every hidden layer's units; signs for tanh and identity, positive scales for relu and identity.
+
+        Deep linear networks have more, any invertible matrix between two layers, which is not declared here.
+        """
+        sign, scale = self.activation in ("tanh", "identity"), self.activation in ("relu", "identity")
+        layers = []
+        for i, num in enumerate(self.sizes[1:-1]):
+            receives = [Axis(f"{i}.weight", -1), *([Axis(f"{i}.bias", -1)] if self.bias else [])]
+            layers.append(Units(num, (*receives, Axis(f"{i + 1}.weight", -2, sends=True)), sign, scale))
+        return Symmetry(tuple(layers))
 
     def _init_layer(self, key: PRNGKeyArray, fan_in: int, fan_out: int, scale: float | Array) -> dict[str, Array]:
         variance = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out), "lecun": 1 / fan_in}[self.init_kind]

@@ -1,0 +1,79 @@
+"""Matrices over pairs of networks that take a while: computed row by row, kept on disk, resumed where they stopped."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wspace import store
+from wspace.errors import StoreError
+
+Row = dict[str, np.ndarray]
+
+
+def pair_rows(
+    path: Path | None,
+    settings: Mapping[str, Any],
+    num: int,
+    compute: Callable[[int], Row],
+    progress: Callable[[int, int], None] = lambda done, num: None,
+) -> list[Row]:
+    """Rows 0 .. num-2 of a symmetric matrix; row i holds the pairs (i, i+1), .., (i, num-1).
+
+    Each finished row is one npz file that appears whole or not at all; what is there is read, not computed again.
+
+    Args:
+        path: folder beside the run, or None to keep nothing.
+        settings: everything that the numbers depend on, as JSON; rows of other settings are removed and computed anew.
+        num: networks.
+        compute: row number -> name -> values of its pairs, (num - 1 - row, ...).
+        progress: called with (rows finished, rows) after each.
+
+    Raises:
+        StoreError: the folder cannot be written, or holds something else.
+    """
+    if path is None:
+        rows = []
+        for index in range(num - 1):
+            rows.append(compute(index))
+            progress(index + 1, num - 1)
+        return rows
+    _prepare(path, json.dumps(dict(settings), indent=2, sort_keys=True) + "\n")
+    rows = []
+    for index in range(num - 1):
+        file = path / f"row-{index:05d}.npz"
+        if not file.exists():
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **compute(index))
+            with store.writing(path):
+                store.replace_file(file, buffer.getvalue())
+        with np.load(file, allow_pickle=False) as stored:
+            rows.append(dict(stored))
+        progress(index + 1, num - 1)
+    return rows
+
+
+def square(rows: list[Row], name: str, diagonal: float = 0.0) -> np.ndarray:
+    """(num, num) symmetric matrix of one number per pair."""
+    num = len(rows) + 1
+    matrix = np.full((num, num), diagonal, float)
+    for index, row in enumerate(rows):
+        matrix[index, index + 1 :] = matrix[index + 1 :, index] = row[name]
+    return matrix
+
+
+def _prepare(path: Path, settings: str) -> None:
+    """A folder with these settings: kept if it has them, emptied if it has others, refused if it is not ours."""
+    record = path / "settings.json"
+    with store.writing(path):
+        if record.exists() and record.read_text(encoding="utf-8") == settings:
+            return
+        if path.exists() and not record.exists() and any(path.iterdir()):
+            raise StoreError(f"{path} exists and holds no pairs of networks; name another folder, or remove it")
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        store.replace_file(record, settings.encode())
