@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from wspace.errors import SymmetryError
@@ -21,7 +23,7 @@ Kind = Literal["perm", "sign", "scale"]
 
 SPREAD = 0.5  # standard deviation of log |factor| of random elements
 BALANCE_SWEEPS, BALANCE_TOLERANCE = 10_000, 1e-12
-CHECK_EXAMPLES = 64
+CHECK_EXAMPLES, NUM_PLACES, MAX_PLACES = 64, 6, 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,16 @@ def act_on_theta(
 
 
 def compose(second: Element, first: Element) -> Element:
-    """The element that acts like `first` and then `second`: act(compose(g, h), x) = act(g, act(h, x))."""
+    """The element that acts like `first` and then `second`: act(compose(g, h), x) = act(g, act(h, x)).
+
+    Raises:
+        ValueError: they are not one element each, or stacks of one shape.
+    """
+    shapes = [tuple(perm.shape for perm in element.perms) for element in (second, first)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"elements of one shape are expected, got perms of {shapes[0]} and {shapes[1]}: index the stack"
+        )
     parts = list(zip(second.perms, second.factors, first.perms, first.factors, strict=True))
     return Element(
         tuple(_take(p_first, p_second) for p_second, _, p_first, _ in parts),
@@ -176,9 +187,7 @@ def share_fixed(element: Element) -> Float[np.ndarray, "*batch"]:
     """Share of all hidden units that an element leaves in place with their sign; 1 for the identity and mere scales."""
     parts = zip(element.perms, element.factors, strict=True)
     kept = [(perm == np.arange(perm.shape[-1])) & (factor > 0) for perm, factor in parts]
-    if not kept:
-        return np.ones(())
-    return np.mean(np.concatenate(kept, axis=-1), axis=-1)
+    return np.asarray(np.mean(np.concatenate(kept, axis=-1), axis=-1)) if kept else np.ones(())
 
 
 def balance(symmetry: Symmetry, params: Params, batch_ndim: int = 0) -> Element:
@@ -215,7 +224,8 @@ def check(model: Any, symmetry: Symmetry, params: Params, x: Float[AnyArray, "ex
     """Refuse a declared symmetry that does not fit the params or does not preserve the function.
 
     Each kind of symmetry of each layer is tried by itself, with a random element, on up to CHECK_EXAMPLES examples in
-    float64: at the params, and at params moved off any special place (zero biases hide a bias that was not declared).
+    float64: at the params, and at NUM_PLACES random places around them (zero biases hide a bias that was not declared, dead
+    units hide everything).
 
     Args:
         model: anything with `apply(params, x)`.
@@ -230,25 +240,21 @@ def check(model: Any, symmetry: Symmetry, params: Params, x: Float[AnyArray, "ex
     rng = np.random.default_rng(0)
     given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     spread = lambda leaf: np.sqrt(np.mean(np.square(leaf))) or 1.0  # noqa: E731
-    generic = jax.tree.map(lambda leaf: leaf + spread(leaf) * rng.standard_normal(leaf.shape), given)
     with jax.enable_x64(True):
-        inputs = np.asarray(x[:CHECK_EXAMPLES], np.float64)
-        for place in (given, generic):
+        inputs, told = np.asarray(x[:CHECK_EXAMPLES], np.float64), 0
+        for index in range(MAX_PLACES):
+            place = (
+                jax.tree.map(lambda leaf: leaf + spread(leaf) * rng.standard_normal(leaf.shape), given)
+                if index
+                else given
+            )
             outputs = np.asarray(model.apply(place, inputs))
             if not np.all(np.isfinite(outputs)):
                 raise SymmetryError("the model's outputs are not finite, so that its symmetry cannot be checked")
-            tolerance = np.sqrt(np.finfo(outputs.dtype).eps) * max(float(np.abs(outputs).max()), 1e-300)
-            for layer, units in enumerate(symmetry.layers):
-                kinds: list[Kind] = ["perm", *(["sign"] if units.sign else []), *(["scale"] if units.scale else [])]
-                for kind in kinds:
-                    element = _only(symmetry, random_element(symmetry, rng, kinds=(kind,)), layer)
-                    moved = np.asarray(model.apply(act(symmetry, element, place), inputs))
-                    if not (change := float(np.abs(moved - outputs).max())) <= tolerance:
-                        raise SymmetryError(
-                            f"the declared {kind} symmetry of layer {layer} ({units.num} units) changes the model's "
-                            f"outputs by up to {change:.3g} (rounding explains {tolerance:.1g}): does a leaf or an axis "
-                            "miss in its declaration, or is the activation not of this kind?"
-                        )
+            _check_place(model, symmetry, place, inputs, outputs, rng)
+            told += bool(np.ptp(outputs, axis=0).any())  # where hidden units are dead, outputs do not vary
+            if told >= NUM_PLACES:
+                break
 
 
 def check_axes(symmetry: Symmetry, layout: Layout) -> None:
@@ -277,6 +283,11 @@ def check_axes(symmetry: Symmetry, layout: Layout) -> None:
 
 def _act_on_axis(leaf: AnyArray, perm: AnyArray, factor: AnyArray, axis: Axis) -> AnyArray:
     """Take units along one axis and multiply them; the perm's leading axes are the leaf's first ones."""
+    if isinstance(leaf, np.ndarray):
+        if isinstance(perm, Tracer) or isinstance(factor, Tracer):
+            leaf = jnp.asarray(leaf)
+        else:
+            perm, factor = np.asarray(perm), np.asarray(factor)
     xp, batch = leaf.__array_namespace__(), perm.ndim - 1
     moved = _take(xp.moveaxis(leaf, axis.axis, batch), perm)
     power = (1 / factor if axis.sends else factor).astype(leaf.dtype)
@@ -299,23 +310,64 @@ def _balance_one(symmetry: Symmetry, squares: dict[str, np.ndarray]) -> list[np.
         for units, factor in zip(symmetry.layers, factors, strict=True):
             if not units.scale:
                 continue
-            norms = np.zeros((2, units.num))
-            for axis in units.axes:
-                norms[int(axis.sends)] += np.moveaxis(squares[axis.leaf], axis.axis, -1).reshape(-1, units.num).sum(0)
-            alive = np.all(norms > 0, axis=0)
-            step2 = np.sqrt(np.divide(norms[1], norms[0], out=np.ones(units.num), where=alive))  # the factor's square
-            factor *= np.sqrt(step2)
-            for axis in units.axes:
-                turned = np.moveaxis(squares[axis.leaf], axis.axis, -1)  # a view
-                turned *= 1 / step2 if axis.sends else step2
-            largest = max(largest, float(np.abs(step2 - 1).max()))
+            leaves = [axis.leaf for axis in units.axes]
+            # Units that feed each other are balanced one after another: all at once, they would chase each other.
+            groups = [slice(None)] if len(set(leaves)) == len(leaves) else [slice(k, k + 1) for k in range(units.num)]
+            for group in groups:
+                step2 = _step(units, squares, group)
+                factor[group] *= np.sqrt(step2)
+                for axis in units.axes:
+                    turned = np.moveaxis(squares[axis.leaf], axis.axis, -1)[..., group]  # a view
+                    turned *= 1 / step2 if axis.sends else step2
+                largest = max(largest, float(np.abs(step2 - 1).max()))
         if largest <= BALANCE_TOLERANCE:
             return factors
     raise SymmetryError(f"balancing did not converge in {BALANCE_SWEEPS} sweeps: factors still change by {largest:.1g}")
 
 
-def _only(symmetry: Symmetry, element: Element, layer: int) -> Element:
-    """The element on one layer, the identity on all others."""
-    plain = identity(symmetry)
-    pick = lambda ours, theirs: tuple(o if i == layer else t for i, (o, t) in enumerate(zip(ours, theirs, strict=True)))  # noqa: E731
-    return Element(pick(element.perms, plain.perms), pick(element.factors, plain.factors))
+def _step(units: Units, squares: dict[str, np.ndarray], group: slice) -> np.ndarray:
+    """Square of the factors that give these units equal incoming and outgoing norms, 1 where one of them is 0.
+
+    What a unit sends to itself does not change with its scale, and does not count.
+    """
+    norms = np.zeros((2, units.num))
+    for axis in units.axes:
+        leaf = squares[axis.leaf]
+        norms[int(axis.sends)] += np.moveaxis(leaf, axis.axis, -1).reshape(-1, units.num).sum(0)
+        for other in units.axes:
+            if other.leaf == axis.leaf and other.axis != axis.axis:
+                own = np.diagonal(leaf, axis1=axis.axis, axis2=other.axis)
+                norms[int(axis.sends)] -= own.reshape(-1, units.num).sum(0)
+    received, sent = np.maximum(norms[:, group], 0)
+    alive = (received > 0) & (sent > 0)
+    return np.sqrt(np.divide(sent, received, out=np.ones(len(sent)), where=alive))
+
+
+def _check_place(
+    model: Any, symmetry: Symmetry, place: Params, inputs: np.ndarray, outputs: np.ndarray, rng: np.random.Generator
+) -> None:
+    tolerance = np.sqrt(np.finfo(outputs.dtype).eps) * max(float(np.abs(outputs).max()), 1e-300)
+    for layer, units in enumerate(symmetry.layers):
+        kinds: list[Kind] = ["perm", *(["sign"] if units.sign else []), *(["scale"] if units.scale else [])]
+        for kind in kinds:
+            moved = np.asarray(model.apply(act(symmetry, _trial(symmetry, layer, kind, rng), place), inputs))
+            if not (change := float(np.abs(moved - outputs).max())) <= tolerance:
+                raise SymmetryError(
+                    f"the declared {kind} symmetry of layer {layer} ({units.num} units) changes the model's outputs by up "
+                    f"to {change:.3g} (rounding explains {tolerance:.1g}): does a leaf or an axis miss in its "
+                    "declaration, or is the activation not of this kind?"
+                )
+
+
+def _trial(symmetry: Symmetry, layer: int, kind: Kind, rng: np.random.Generator) -> Element:
+    """An element of one kind on one layer that leaves no unit in place, or flips at least one, or scales all."""
+    element, num = identity(symmetry), symmetry.layers[layer].num
+    if kind == "perm":
+        cycle = rng.permutation(num)
+        element.perms[layer][cycle] = np.roll(cycle, 1)
+    elif kind == "sign":
+        element.factors[layer][:] = rng.choice([-1.0, 1.0], num)
+        element.factors[layer][rng.integers(num)] = -1
+    else:
+        element.factors[layer][:] = np.exp(SPREAD * rng.standard_normal(num))
+    return element

@@ -51,7 +51,7 @@ def match_activations(
 
     def one(index: int) -> list[Climb]:
         found = [assign(s[index], signed=u.sign) for s, u in zip(similarity, symmetry.layers, strict=True)]
-        total = sum(value for _, _, value in found)
+        total = float(sum(value for _, _, value in found))
         return [Climb([Labels(perm, signs) for perm, signs, _ in found], total, np.array([total]), True)]
 
     return collect(in_threads(one, range(len(pairs)), num_threads))

@@ -24,12 +24,14 @@ class PairMatches:
         element: stacked (seed, seed, unit): [i, j] brings network j to network i; [j, i] is its inverse.
         inner: <theta_i, g_ij theta_j>; on the diagonal |theta_i|^2.
         raw: <theta_i, theta_j>.
+        spread: (best - worst restart) / |best| of the matcher's objective.
         converged: whether the matcher stopped by itself.
     """
 
     element: Element
     inner: Float[np.ndarray, "seed seed"]
     raw: Float[np.ndarray, "seed seed"]
+    spread: Float[np.ndarray, "seed seed"]
     converged: Bool[np.ndarray, "seed seed"]
 
     def distance(self, inner: Float[np.ndarray, "seed seed"]) -> Float[np.ndarray, "seed seed"]:
@@ -77,15 +79,22 @@ def match_pairs(
         inner = np.zeros(num - 1 - index)
         for part, own in zip(jax.tree.leaves(moved), leaves, strict=True):
             inner += part.reshape(len(inner), -1).astype(np.float64) @ own[index].ravel().astype(np.float64)
-        return arrays | {"inner": inner, "converged": match.converged}
+        return arrays | {"inner": inner, "spread": match.spread, "converged": match.converged}
 
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)).hexdigest()
-    rows = pair_rows(path, {"matcher": name, "params": digest, "networks": num}, num, compute, progress)
+    group = hashlib.sha256(repr(symmetry).encode()).hexdigest()
+    settings = {"matcher": name, "symmetry": group, "params": digest(params), "networks": num}
+    rows = pair_rows(path, settings, num, compute, progress)
     raw = gram(params)
     inner = square(rows, "inner")
     np.fill_diagonal(inner, np.diag(raw))
     converged = square(rows, "converged", 1.0).astype(bool)
-    return PairMatches(_elements(symmetry, rows), inner, raw, converged)
+    return PairMatches(_elements(symmetry, rows), inner, raw, square(rows, "spread"), converged)
+
+
+def digest(params: Params) -> str:
+    """SHA-256 of the leaves' values: which networks a number on disk was computed from."""
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
 
 def transitivity_loss(matches: PairMatches, alignment: Alignment) -> float:

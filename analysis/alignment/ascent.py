@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.alignment.assignment import assign
-from wspace.symmetry import Axis, Element, Symmetry, act
+from wspace.symmetry import Axis, Element, Symmetry
 
 GAIN = 1e-12  # relative; less is rounding of float64 sums of this size
 MAX_SWEEPS = 200
@@ -30,7 +30,7 @@ class Climb:
 
     Attributes:
         labels: of every layer.
-        objective: <theta_a, g theta_b> over all leaves, summed anew at the end.
+        objective: <theta_a, g theta_b> over all leaves.
         history: the objective after every sweep, from the first one that had labelled all layers.
         converged: whether no layer could be improved any more.
     """
@@ -56,6 +56,8 @@ class Coupling:
 
     def update(self, labels: Labels | None) -> np.ndarray:
         """sum[i, j] = sum over k, r of a[k, i, r] signs[k] b[perm[k], j, r]; only what changed is computed anew."""
+        if labels is None and self.used is not None:  # of an earlier climb
+            self.sum, self.used = np.zeros_like(self.sum), None
         if labels is None or labels is self.used:
             return self.sum
         if self.used is None:
@@ -87,11 +89,13 @@ class Similarities:
         sizes = [units.num for units in symmetry.layers]
         self.constant = [np.zeros((n, n)) for n in sizes]
         self.couplings: list[list[Coupling]] = [[] for _ in sizes]
+        self._shared: list[tuple[tuple[int, Coupling], ...]] = []  # per leaf of two layers: it, seen from either
         self._tied: list[list[tuple[str, int]]] = [[] for _ in sizes]
         self._places: dict[str, list[tuple[int, Axis]]] = {}
         for layer, units in enumerate(symmetry.layers):
             for axis in units.axes:
                 self._places.setdefault(axis.leaf, []).append((layer, axis))
+        self._fixed = float(sum(np.vdot(a[name], b[name]) for name in a if name not in self._places))
         for name, places in self._places.items():
             layers = [layer for layer, _ in places]
             if len(places) == 1:
@@ -100,9 +104,10 @@ class Similarities:
                 self.constant[layer] += rows_a.reshape(len(rows_a), -1) @ rows_b.reshape(len(rows_b), -1).T
             elif len(places) == 2 and layers[0] != layers[1]:
                 for (target, at), (other, there) in (places, places[::-1]):
-                    sides = [np.ascontiguousarray(_rows(leaf[name], [there.axis, at.axis])) for leaf in (a, b)]
-                    n = sizes[target]
-                    self.couplings[target].append(Coupling(other, sides[0], sides[1], np.zeros((n, n))))
+                    side_a, side_b = (_rows(leaf[name], [there.axis, at.axis]) for leaf in (a, b))
+                    side_b, n = np.ascontiguousarray(side_b), sizes[target]  # whose rows are taken again and again
+                    self.couplings[target].append(Coupling(other, side_a, side_b, np.zeros((n, n))))
+                self._shared.append(tuple((layer, self.couplings[layer][-1]) for layer in layers))
             else:
                 for place, (layer, _) in enumerate(places):
                     self._tied[layer].append((name, place))
@@ -131,20 +136,29 @@ class Similarities:
         return total
 
     def value(self, labels: Sequence[Labels]) -> float:
-        """<theta_a, g theta_b> over all leaves, summed anew."""
-        moved = act(self.symmetry, as_element(labels), self.b)
-        return float(sum(np.vdot(self.a[name], moved[name]) for name in self.a))
+        """<theta_a, g theta_b> over all leaves; of what layers share, from the side that is up to date if one is."""
+        total = self._fixed + sum(reached(*both) for both in zip(self.constant, labels, strict=True))
+        for sides in self._shared:
+            layer, coupling = next((side for side in sides if side[1].used is labels[side[1].other]), sides[0])
+            total += reached(coupling.update(labels[coupling.other]), labels[layer])
+        for name in dict.fromkeys(name for tied in self._tied for name, _ in tied):
+            total += float(np.vdot(self.a[name], self._moved(name, labels)))
+        return total
 
     def _others(self, name: str, place: int) -> list[int]:
         return [layer for i, (layer, _) in enumerate(self._places[name]) if i != place]
 
-    def _tied_similarity(self, name: str, place: int, labels: Sequence[Labels | None]) -> np.ndarray:
+    def _moved(self, name: str, labels: Sequence[Labels | None], but: int | None = None) -> np.ndarray:
+        """A leaf of b as it is labelled now, in all places but one."""
         moved = self.b[name]
         for i, (layer, axis) in enumerate(self._places[name]):
-            if i != place and (given := labels[layer]) is not None:
+            if i != but and (given := labels[layer]) is not None:
                 moved = np.moveaxis(_take(np.moveaxis(moved, axis.axis, 0), given), 0, axis.axis)
+        return moved
+
+    def _tied_similarity(self, name: str, place: int, labels: Sequence[Labels | None]) -> np.ndarray:
         axis = self._places[name][place][1].axis
-        rows_a, rows_b = (_rows(leaf, [axis]) for leaf in (self.a[name], moved))
+        rows_a, rows_b = (_rows(leaf, [axis]) for leaf in (self.a[name], self._moved(name, labels, place)))
         return rows_a.reshape(len(rows_a), -1) @ rows_b.reshape(len(rows_b), -1).T
 
 
@@ -165,7 +179,7 @@ def climb(similarities: Similarities, start: Sequence[Labels] | Direction, rng: 
     solved, history, converged = [False] * num, [], False
     for _ in range(MAX_SWEEPS):
         improved = False
-        for layer in first if total is None else rng.permutation(num):
+        for layer in first if total is None else rng.permutation(num).tolist():
             if solved[layer] and not similarities.pending(layer, labels):
                 continue
             similarity = similarities.of(layer, labels)
@@ -174,7 +188,7 @@ def climb(similarities: Similarities, start: Sequence[Labels] | Direction, rng: 
             if old is None or total is None:
                 labels[layer], improved = new, True
                 continue
-            gain = best - float(old.signs @ similarity[np.arange(len(perm)), old.perm])
+            gain = best - reached(similarity, old)
             if not similarities.linear(layer):
                 changed = [new if i == layer else x for i, x in enumerate(labels)]
                 gain = similarities.value(changed) - total  # type: ignore[arg-type]
@@ -188,6 +202,11 @@ def climb(similarities: Similarities, start: Sequence[Labels] | Direction, rng: 
             break
     final: list[Labels] = [x for x in labels if x is not None]
     return Climb(final, similarities.value(final), np.array(history), converged)
+
+
+def reached(similarity: Float[np.ndarray, "unit unit"], labels: Labels) -> float:
+    """sum_i signs[i] S[i, perm[i]]."""
+    return float(labels.signs @ similarity[np.arange(len(labels.perm)), labels.perm])
 
 
 def contract(a: Float[np.ndarray, "k i r"], b: Float[np.ndarray, "k j r"]) -> Float[np.ndarray, "i j"]:
@@ -214,4 +233,5 @@ def _rows(leaf: np.ndarray, axes: list[int]) -> np.ndarray:
 
 
 def _take(b: np.ndarray, labels: Labels) -> np.ndarray:
-    return b[labels.perm] * labels.signs.reshape(-1, *[1] * (b.ndim - 1))
+    moved = b[labels.perm]
+    return moved if np.all(labels.signs == 1) else moved * labels.signs.reshape(-1, *[1] * (b.ndim - 1))

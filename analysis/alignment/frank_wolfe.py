@@ -73,7 +73,8 @@ def _frank_wolfe(
     value, gradient = _value_and_gradient(similarities, soft)
     for _ in range(max_iterations):
         vertex = [Labels(*assign(g, signed=u.sign)[:2]) for g, u in zip(gradient, layers, strict=True)]
-        toward = [_matrix(labels) for labels in vertex]
+        # without a gradient (at 0, between layers at 0) every vertex is as good: wait for the neighbours' labels
+        toward = [_matrix(x) if g.any() else m for x, g, m in zip(vertex, gradient, soft, strict=True)]
         gap = sum(float(np.vdot(g, d - m)) for g, d, m in zip(gradient, toward, soft, strict=True))
         if gap <= tolerance * max(abs(value), np.finfo(float).tiny):
             stopped = True

@@ -37,7 +37,7 @@ class Match:
     restarts: Float[np.ndarray, "pair restart"]
     sweeps: Int[np.ndarray, "pair"]
     converged: Bool[np.ndarray, "pair"]
-    history: tuple[Float[np.ndarray, "sweep"], ...]
+    history: tuple[Float[np.ndarray, "_"], ...]
 
     @property
     def spread(self) -> Float[np.ndarray, "pair"]:
@@ -47,6 +47,8 @@ class Match:
 
 class Pairs(Sequence[tuple[Leaves, Leaves]]):
     """Checked pairs of a reference and a network, leaf by leaf in float64, made when they are asked for.
+
+    A reference that is the same for all pairs is made once: nobody writes to it.
 
     Raises:
         ValueError: the architectures differ, a value is not finite, or the symmetry does not fit.
@@ -71,17 +73,17 @@ class Pairs(Sequence[tuple[Leaves, Leaves]]):
             for name, leaf in zip(self.names, leaves, strict=True):
                 if not np.all(np.isfinite(leaf)):
                     raise ValueError(f"{name} of a {what} is not finite: leave out networks that diverged")
+        self._reference = self._wide(self._a) if self._single else None
 
     def __len__(self) -> int:
         return self._num
 
     def __getitem__(self, index):  # type: ignore[override]
-        pick = lambda leaf: leaf[index].astype(np.float64)  # noqa: E731
-        a = {
-            name: leaf.astype(np.float64) if self._single else pick(leaf)
-            for name, leaf in zip(self.names, self._a, strict=True)
-        }
-        return a, {name: pick(leaf) for name, leaf in zip(self.names, self._b, strict=True)}
+        pick = lambda leaves: self._wide([leaf[index] for leaf in leaves])  # noqa: E731
+        return (pick(self._a) if self._reference is None else self._reference), pick(self._b)
+
+    def _wide(self, leaves: Sequence[np.ndarray]) -> Leaves:
+        return {name: leaf.astype(np.float64) for name, leaf in zip(self.names, leaves, strict=True)}
 
 
 def match_weights(

@@ -21,7 +21,7 @@ def average(params: Params, weights: Float[AnyArray, "seed"] | None = None) -> P
     """
     num = jax.tree.leaves(params)[0].shape[0]
     weights = np.full(num, 1 / num) if weights is None else np.asarray(weights, np.float64)
-    if weights.shape != (num,) or abs(weights.sum() - 1) > 1e-6:
+    if weights.shape != (num,) or not abs(weights.sum() - 1) <= 1e-6:
         raise ValueError(f"weights = {weights}: {num} numbers that sum to 1 are expected, one for each network")
     return jax.tree.map(lambda leaf: np.tensordot(weights, np.float64(leaf), 1).astype(leaf.dtype), params)
 

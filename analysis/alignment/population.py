@@ -72,18 +72,18 @@ def align_to_medoid(symmetry: Symmetry, params: Params, *, matcher: Matcher, max
     its own medoid, the objective no longer grows, or for `max_rounds`. The best round is returned.
     """
     population_size(params)
-    reference, best, history = int(np.argmin(np.diag(gram(params)))), None, []
+    reference, best, history, settled = int(np.argmin(np.diag(gram(params)))), None, [], False
     for _ in range(max_rounds):
         found = align_to_reference(symmetry, params, reference, matcher=matcher)
         history.append(max([found.objective, *history]))
-        if best is not None and found.objective <= best.objective:
+        if settled := best is not None and found.objective < best.objective - GAIN * abs(best.objective):
             break
         best, medoid = found, _medoid(gram(act(symmetry, found.element, params)))
-        if medoid == reference:
+        if settled := medoid == reference:
             break
         reference = medoid
     assert best is not None
-    return dataclasses.replace(best, history=np.array(history))
+    return dataclasses.replace(best, history=np.array(history), converged=best.converged and settled)
 
 
 def align_to_mean(symmetry: Symmetry, params: Params, *, matcher: Matcher, start: Alignment | None = None) -> Alignment:
@@ -101,10 +101,11 @@ def align_to_mean(symmetry: Symmetry, params: Params, *, matcher: Matcher, start
     best = start or align_to_medoid(symmetry, params, matcher=matcher)
     history, converged = [best.objective], False
     for _ in range(MAX_ROUNDS):
-        mean = jax.tree.map(lambda leaf: np.mean(leaf, axis=0, dtype=np.float64), act(symmetry, best.element, params))
+        aligned = act(symmetry, best.element, params)
+        mean = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf), axis=0, dtype=np.float64), aligned)
         element = matcher(symmetry, mean, params).element
         total = objective(act(symmetry, element, params))
-        if total <= best.objective * (1 + GAIN):
+        if total <= best.objective + GAIN * abs(best.objective):
             converged = True
             break
         best = Alignment(element, None, total, np.array([]), False)
@@ -146,7 +147,7 @@ def align_universe(
     history, converged = [objective(act(symmetry, start.element, params))], False
     for _ in range(MAX_ROUNDS):
         gain = 0.0
-        for i in rng.permutation(num):
+        for i in rng.permutation(num).tolist():
             rest = jax.tree.map(np.subtract, total, moved(i))
             a, b = Pairs(symmetry, rest, jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i : i + 1], params))[0]
             before = Similarities(symmetry, a, b).value(labels[i])

@@ -1,0 +1,295 @@
+"""How much of the difference between restarts is mere relabelling? All the evidence for one population, with its nulls."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from analysis.alignment.activations import match_activations
+from analysis.alignment.all_pairs import PairMatches, cycle_error, digest, match_pairs, transitivity_loss
+from analysis.alignment.assignment import in_threads
+from analysis.alignment.matching import match_weights
+from analysis.alignment.merging import Repaired
+from analysis.alignment.nulls import Recovery, planted, random_relabelling
+from analysis.alignment.population import Alignment, align_to_medoid, align_universe, gram, pick
+from analysis.connectivity import LOSSES, Between, straight_line
+from analysis.pairs import Row, pair_rows, square
+from analysis.statistics import Estimate
+from wspace.data import Dataset
+from wspace.models import MLP, Network
+from wspace.objective import LossKind
+from wspace.symmetry import Symmetry, act, check
+from wspace.tree import Layout, Params
+
+NUM_RESTARTS, NUM_ALPHAS = 4, 11
+NOISE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+MOST_SEEDS, FEWEST_SEEDS = 12, 3
+LINE_FLOPS = 2e12  # what the barriers may cost: a minute or less
+EVALUATIONS = 120  # of a network on all data along one line, refinements included
+
+Matrix = Float[np.ndarray, "seed seed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Distance and cosine between the networks of every pair."""
+
+    distance: Matrix
+    cosine: Matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """The population before and after alignment as points in one plane: the first two principal components of both.
+
+    Attributes:
+        raw, aligned: coordinates of each seed, in units of weight space; the mean of all points is the origin.
+        explained: share of the total variance along each of the two axes.
+    """
+
+    raw: Float[np.ndarray, "seed 2"]
+    aligned: Float[np.ndarray, "seed 2"]
+    explained: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What relabelling explains.
+
+    Attributes:
+        rows: positions of the seeds whose pairs were matched.
+        geometry: raw; aligned (weight matching, pair by pair); random (one of the two relabelled at random); untrained
+            and untrained_aligned (the same seeds at their init, the same matcher), absent without inits.
+        matches: the matches behind `aligned`.
+        units: aligned, random, untrained -> per hidden layer, cosine between what matched units receive, (pair, unit).
+        barriers: raw, random, weights, repaired (weights, then REPAIR; absent where it does not apply), activations ->
+            loss -> definition (chord, mean) -> per pair.
+        cycle: share of units that do not return around three pair matches.
+        universe: the same seeds in one labelling for all.
+        transitivity: share of the similarity gained pair by pair that the universe gives up.
+        recovery: of planted relabellings of these seeds.
+        observed_noise: relative size of the noise that puts a planted copy as far away as an aligned restart is.
+        population: all seeds aligned to their medoid.
+        embedding: of all seeds.
+    """
+
+    rows: Int[np.ndarray, "seed"]
+    geometry: dict[str, Geometry]
+    matches: PairMatches
+    units: dict[str, list[Float[np.ndarray, "pair unit"]]]
+    barriers: dict[str, dict[str, dict[str, Matrix]]]
+    cycle: Estimate | None
+    universe: Alignment
+    transitivity: float
+    recovery: Recovery
+    observed_noise: float
+    population: Alignment
+    embedding: Embedding
+
+
+def study(
+    model: Network,
+    symmetry: Symmetry,
+    kind: LossKind,
+    params: Params,
+    data: Dataset,
+    *,
+    rng: np.random.Generator,
+    init: Params | None = None,
+    l2: float = 0.0,
+    num_seeds: int | None = None,
+    path: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Study:
+    """Align a population and weigh what that changes against null models.
+
+    Args:
+        model: hashable, with `apply` and `activations`.
+        symmetry: of the model, e.g. `model.symmetry`; checked on the data first.
+        kind: the data loss.
+        params: stacked, leaves (seed, ...), at least two.
+        data: train and test examples; activations and REPAIR use the train inputs.
+        rng: source of restarts, random relabellings, plants and resamples.
+        init: the same seeds before training, stacked.
+        l2: coefficient of the L2 term of train_objective.
+        num_seeds: how many seeds, from the first on, are compared pair by pair; default: what LINE_FLOPS allows.
+        path: folder beside the run for the matrices, to resume from.
+        progress: told what is being done.
+
+    Raises:
+        ValueError: there are fewer than two networks, or they are not finite.
+        SymmetryError: the symmetry does not leave the model's function unchanged.
+    """
+    num = len(jax.tree.leaves(params)[0])
+    first = pick(params, 0)
+    check(model, symmetry, first, data.x_train)
+    rows = np.arange(
+        min(num, num_seeds or affordable_seeds(Layout.of(first).size, len(data.x_train) + len(data.x_test)))
+    )
+    some, some_init = (
+        None if p is None else jax.tree.map(lambda leaf: np.asarray(leaf)[rows], p) for p in (params, init)
+    )
+    seeds = rng.integers(2**32, size=2)
+    restarted = lambda: functools.partial(  # noqa: E731  # the same restarts whether rows are resumed or not
+        match_weights, rng=np.random.default_rng(seeds[0]), num_restarts=NUM_RESTARTS
+    )
+    where = lambda name: None if path is None else path / name  # noqa: E731
+    label = f"weights, {NUM_RESTARTS} restarts, seed {seeds[0]}"
+
+    progress("aligning the population")
+    quick = functools.partial(match_weights, rng=rng, num_restarts=2)
+    population = align_to_medoid(symmetry, params, matcher=quick)
+    progress("matching pairs")
+    matches = match_pairs(symmetry, some, matcher=restarted(), name=label, path=where("pairs"))
+    relabelled = random_relabelling(symmetry, some, rng=np.random.default_rng(seeds[1]))[1]
+    geometry = {
+        "raw": Geometry(matches.distance(matches.raw), matches.cosine(matches.raw)),
+        "aligned": Geometry(matches.distance(matches.inner), matches.cosine(matches.inner)),
+        "random": _between(some, relabelled),
+    }
+    units = {
+        "aligned": _matched_units(symmetry, some, matches),
+        "random": _unit_pairs(symmetry, some, lambda i, j: pick(relabelled, j)),
+    }
+    if some_init is not None:
+        untrained = match_pairs(symmetry, some_init, matcher=restarted(), name=label, path=where("untrained-pairs"))
+        geometry["untrained"] = Geometry(untrained.distance(untrained.raw), untrained.cosine(untrained.raw))
+        geometry["untrained_aligned"] = Geometry(untrained.distance(untrained.inner), untrained.cosine(untrained.inner))
+        units["untrained"] = _matched_units(symmetry, some_init, untrained)
+    progress("one labelling for all")
+    universe = align_universe(symmetry, some, rng=rng)
+    progress("finding planted relabellings")
+    pairs = np.triu_indices(len(rows), 1)
+    norms2 = np.diag(matches.inner)
+    observed = np.sqrt(np.median(geometry["aligned"].distance[pairs] ** 2) / np.median(norms2))
+    levels = (*NOISE, float(observed))
+    recovery = planted(symmetry, some, levels, matcher=restarted(), rng=rng)
+    progress("barriers")
+    barriers = _barriers(model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds))
+    return Study(
+        rows=rows,
+        geometry=geometry,
+        matches=matches,
+        units=units,
+        barriers=barriers,
+        cycle=cycle_error(matches.element, rng=rng) if len(rows) >= 3 else None,
+        universe=universe,
+        transitivity=transitivity_loss(matches, universe),
+        recovery=recovery,
+        observed_noise=float(observed),
+        population=population,
+        embedding=embed(params, act(symmetry, population.element, params)),
+    )
+
+
+def affordable_seeds(num_params: int, num_examples: int) -> int:
+    """Seeds whose pairs' barriers cost at most LINE_FLOPS, five lines a pair; from FEWEST_SEEDS to MOST_SEEDS."""
+    pairs = LINE_FLOPS / (5 * EVALUATIONS * 2.0 * num_params * num_examples)
+    return int(np.clip((1 + np.sqrt(1 + 8 * pairs)) // 2, FEWEST_SEEDS, MOST_SEEDS))
+
+
+def embed(raw: Params, aligned: Params) -> Embedding:
+    """Principal components of the raw and the aligned networks together, from their Gram matrix in float64.
+
+    The sign of each axis makes the mean of the aligned networks positive.
+    """
+    both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), raw, aligned)
+    inner = gram(both)
+    num = len(inner)
+    centre = np.eye(num) - 1 / num
+    values, vectors = np.linalg.eigh(centre @ inner @ centre)
+    top = np.argsort(values)[::-1][:2]
+    points = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
+    points *= np.where(points[num // 2 :].mean(axis=0) < 0, -1, 1)
+    total = max(float(values.clip(0).sum()), np.finfo(float).tiny)
+    return Embedding(points[: num // 2], points[num // 2 :], tuple((values[top].clip(0) / total).tolist()))
+
+
+def unit_cosines(symmetry: Symmetry, a: Params, b: Params) -> list[Float[np.ndarray, "unit"]]:
+    """Per hidden layer, the cosine between what each unit of a and the unit of the same place in b receive; 0 if nothing."""
+    leaves_a, leaves_b = (
+        dict(zip(Layout.of(p).names, (np.asarray(x, np.float64) for x in jax.tree.leaves(p)), strict=True))
+        for p in (a, b)
+    )
+    result = []
+    for layer in symmetry.layers:
+        receives = [axis for axis in layer.axes if not axis.sends]
+        u, v = (
+            np.concatenate([np.moveaxis(leaves[x.leaf], x.axis, 0).reshape(layer.num, -1) for x in receives], axis=1)
+            for leaves in (leaves_a, leaves_b)
+        )
+        norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
+        result.append(np.divide((u * v).sum(axis=1), norms, out=np.zeros(layer.num), where=norms > 0))
+    return result
+
+
+def _unit_pairs(symmetry: Symmetry, params: Params, other: Callable[[int, int], Params]) -> list[np.ndarray]:
+    num = len(jax.tree.leaves(params)[0])
+    rows = [unit_cosines(symmetry, pick(params, i), other(i, j)) for i, j in itertools.combinations(range(num), 2)]
+    return [np.stack(layer) for layer in zip(*rows, strict=True)]
+
+
+def _matched_units(symmetry: Symmetry, params: Params, matches: PairMatches) -> list[np.ndarray]:
+    return _unit_pairs(symmetry, params, lambda i, j: act(symmetry, matches.element[i, j], pick(params, j)))
+
+
+def _between(params: Params, others: Params) -> Geometry:
+    """Network i of one population against network j of the other, i < j, mirrored."""
+    both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), params, others)
+    inner, num = gram(both), len(jax.tree.leaves(params)[0])
+    squares, cross = np.diag(inner)[:num], np.triu(inner[:num, num:], 1)
+    cross = cross + cross.T
+    np.fill_diagonal(cross, squares)
+    distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * cross, 0))
+    return Geometry(distance, cross / np.sqrt(np.outer(squares, squares)))
+
+
+def _barriers(
+    model: Any, symmetry: Symmetry, kind: LossKind, params: Params, relabelled: Params, matches: PairMatches,
+    data: Dataset, l2: float, path: Path | None, seeds: str,
+) -> dict[str, dict[str, dict[str, Matrix]]]:  # fmt: skip
+    num = len(matches.inner)
+    repairable = isinstance(model, MLP) and model.bias
+    names = ("raw", "random", "weights", *(("repaired",) if repairable else ()), "activations")
+
+    def compute(i: int) -> Row:
+        a = pick(params, i)
+        rest = jax.tree.map(lambda leaf: np.asarray(leaf)[i + 1 :], params)
+        by_activations = match_activations(symmetry, a, rest, model=model, x=data.x_train).element
+
+        def lines(j: int) -> dict[str, float]:
+            b, repair = pick(params, j), Repaired(model) if repairable else None
+            aligned = act(symmetry, matches.element[i, j], b)
+            ends: dict[str, tuple[Params, Between | None]] = {
+                "raw": (b, None),
+                "random": (pick(relabelled, j), None),
+                "weights": (aligned, None),
+                "repaired": (aligned, repair),
+                "activations": (act(symmetry, by_activations[j - i - 1], b), None),
+            }
+            found = {}
+            for name in names:
+                end, between = ends[name]
+                line = straight_line(model, kind, a, end, data, l2=l2, num_alphas=NUM_ALPHAS, between=between)
+                for loss, barrier in line.barriers.items():
+                    found |= {f"{name}/{loss}/chord": barrier.chord, f"{name}/{loss}/mean": barrier.mean}
+            return found
+
+        every = in_threads(lines, range(i + 1, num))
+        return {key: np.array([found[key] for found in every]) for key in every[0]}
+
+    settings = {
+        "params": digest(params), "matches": digest(matches.element), "data": data.hash, "model": repr(model),
+        "loss": kind, "l2": l2, "alphas": NUM_ALPHAS, "seeds": seeds,
+    }  # fmt: skip
+    rows = pair_rows(path, settings, num, compute)
+    return {
+        name: {loss: {how: square(rows, f"{name}/{loss}/{how}") for how in ("chord", "mean")} for loss in LOSSES}
+        for name in names
+    }

@@ -1,0 +1,305 @@
+"""Section: how much of the difference between restarts is mere relabelling."""
+
+import numpy as np
+
+from analysis.alignment.study import Geometry, Study, study
+from analysis.figures import alignment as figures
+from analysis.figures import style
+from analysis.report.findings import finding
+from analysis.report.section import Content, Picture, Section, plural, two_converged
+from analysis.similarity import median_over_pairs, pair_values
+from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
+from analysis.training import metric_unit
+from wspace.run import Run
+
+WAYS = {
+    "raw": "as trained",
+    "random": "relabelled\nat random",
+    "weights": "aligned by\nweights",
+    "repaired": "by weights,\nthen REPAIR",
+    "activations": "aligned by\nactivations",
+}
+FOUND = 0.95  # share of units that a planted relabelling must give back to count as found
+
+
+def needs(run: Run) -> str | None:
+    """Two restarts, and hidden units to relabel."""
+    if not run.spec.model.hidden:
+        return "This model has no hidden units, so there is nothing to relabel: equal functions have equal weights."
+    return two_converged(run)
+
+
+def write(run: Run, rng: np.random.Generator) -> Content:
+    """Distances, cosines, units and barriers before and after alignment, with nulls and a planted control."""
+    ids = run.seeds[run.converged()].tolist()
+    result = study(
+        run.model, run.model.symmetry, run.loss_kind, run.params(ids), run.data, rng=rng, init=run.params(ids, 0),
+        l2=run.spec.objective.l2, path=run.path / "alignment",
+    )  # fmt: skip
+    if float(result.geometry["raw"].distance.max()) == 0:
+        return Content(
+            findings={"pair_seeds": finding(len(result.rows), n=len(result.rows))},
+            says=("All {pair_seeds} restarts compared here have equal weights: there is nothing to align.",),
+        )
+    unit = metric_unit("train_loss", run.loss_kind)
+    findings = _findings(result, unit, rng, len(ids))
+    return Content(
+        findings=findings,
+        headline=_headline(findings),
+        says=tuple(_says(findings, result)),
+        shows="Every pair of {pair_seeds} restarts, one of the two relabelled to lie as close to the other as weight "
+        "matching can bring it ({kinds}); each network computes the same function before and after. "
+        "Beside it: relabellings drawn at random, the same restarts before training with the same matcher, and planted "
+        "relabellings whose answer is known.",
+        reads="What relabelling removes is not a difference between solutions. What it removes from untrained networks is "
+        "what any matcher finds in noise, so only more than that speaks of training. A barrier that vanishes after "
+        "alignment says that the straight line between two solutions, relabelled, stays low.",
+        limits="Matching is a hard problem, and the matcher finds a local optimum: a distance or barrier that remains is an "
+        "upper bound, not proof that two restarts differ modulo relabelling. The planted control covers independent noise "
+        "only. A low line does not show that two ends are one minimum, and nothing here is certified to be a minimum. "
+        "Barriers are those of straight lines, computed at {alphas} points and at finer ones around each maximum. Pairs "
+        "share seeds, so intervals resample seeds, not pairs.",
+        pictures=tuple(_pictures(result, findings, unit, rng)),
+        facts=_facts(findings),
+    )
+
+
+def _findings(result: Study, unit: str, rng: np.random.Generator, population: int) -> dict:
+    num = len(result.rows)
+    pairs = np.triu_indices(num, 1)
+    geometry, recovery = result.geometry, result.recovery
+    findings = {
+        "pair_seeds": finding(num, n=num),
+        "pairs": finding(num * (num - 1) // 2, n=num),
+        "alphas": finding(11),
+        "kinds": finding(_kinds(result)),
+        "population": finding(population, n=population),
+        "reference": finding(int(result.population.reference or 0), n=population),
+        "restart_spread": finding(median_over_pairs(result.matches.spread, rng=rng, unit="share")),
+        "matches_converged": finding(Estimate(float(result.matches.converged[pairs].mean()), None, num, "share")),
+        "transitivity_loss": finding(Estimate(result.transitivity, None, num, "share")),
+        "embedding_explained": finding(Estimate(float(sum(result.embedding.explained)), None, population, "share")),
+    }
+    if result.cycle:
+        findings["cycle_error"] = finding(result.cycle)
+    for name, geo in geometry.items():
+        findings[f"distance_{name}"] = finding(median_over_pairs(geo.distance, rng=rng))
+        findings[f"cosine_{name}"] = finding(median_over_pairs(geo.cosine, rng=rng))
+    findings["removed"] = finding(_removed(geometry["raw"], geometry["aligned"], rng))
+    if "untrained" in geometry and geometry["untrained"].distance[pairs].min() > 0:
+        findings["removed_untrained"] = finding(_removed(geometry["untrained"], geometry["untrained_aligned"], rng))
+    for way, losses in result.barriers.items():
+        for split in ("train", "test"):
+            for how, matrix in losses[f"{split}_loss"].items():
+                findings[f"barrier_{way}_{split}_{how}"] = finding(median_over_pairs(matrix, rng=rng, unit=unit))
+    raw, aligned = (result.barriers[way]["train_loss"]["chord"] for way in ("raw", "weights"))
+    if np.median(pair_values(raw)) > 0:
+        findings["barrier_left"] = finding(_ratio(aligned, raw, rng, "share"))
+    for name, layers in result.units.items():
+        for layer, values in enumerate(layers):
+            key = f"unit_cosine_{name}_layer_{layer + 1}"
+            findings[key] = finding(Estimate(float(np.median(values)), None, num))
+    observed = int(np.flatnonzero(recovery.noise == result.observed_noise)[0])
+    failed = recovery.found < recovery.planted * (1 - 1e-9)
+    findings |= {
+        "planted_noise": finding(Estimate(result.observed_noise, None, num)),
+        "planted_recovered": finding(median(recovery.recovered[observed], rng=rng, unit="share")),
+        "planted_recovered_exact": finding(median(recovery.recovered[0], rng=rng, unit="share")),
+        "planted_failed": finding(Estimate(float(failed[observed].mean()), None, num, "share")),
+    }
+    return findings
+
+
+def _kinds(result: Study) -> str:
+    perms = result.matches.element.factors
+    return (
+        "permutations and signs of hidden units"
+        if any((f < 0).any() for f in perms)
+        else "permutations of hidden units"
+    )
+
+
+def _headline(findings: dict) -> str:
+    text = "Relabelling hidden units removes {removed} of the squared distance between restarts"
+    if "removed_untrained" in findings:
+        text += ", where it removes {removed_untrained} from untrained networks"
+    if "barrier_left" in findings:
+        text += "; the barrier between them falls to {barrier_left} of what it was"
+    return text + " ({pair_seeds:n} seeds)."
+
+
+def _says(findings: dict, result: Study):
+    yield (
+        "The median distance between two restarts falls from {distance_raw} to {distance_aligned} when one of them is "
+        "relabelled to fit the other, and their cosine rises from {cosine_raw} to {cosine_aligned}; a random relabelling "
+        "leaves the distance at {distance_random}."
+    )
+    if "removed_untrained" in findings:
+        yield (
+            f"{_against_null(findings)} In squared distance, alignment removes {{removed}} between trained and "
+            "{removed_untrained} between untrained networks, whose cosine it raises from {cosine_untrained:value} to "
+            "{cosine_untrained_aligned}."
+        )
+    yield (
+        "The median barrier of the train loss above the chord is {barrier_raw_train_chord} as trained, "
+        "{barrier_random_train_chord} after a random relabelling, {barrier_weights_train_chord} aligned by weights"
+        + (", {barrier_repaired_train_chord} with REPAIR on top" if "barrier_repaired_train_chord" in findings else "")
+        + " and {barrier_activations_train_chord} aligned by activations. On the test loss: {barrier_raw_test_chord} as "
+        "trained, {barrier_weights_test_chord} aligned by weights. " + _verdict(findings)
+    )
+    yield _certificate(findings)
+    if "cycle_error" in findings:
+        yield (
+            "Matches of pairs do not close: around three networks, {cycle_error} of the units do not return to themselves. "
+            "One labelling for all of them, chosen jointly, gives up {transitivity_loss:value} of the similarity that pair "
+            "by pair matching gains."
+        )
+    if findings["pairs"]["n"] < 3:
+        yield "With two restarts there is one pair and no interval: this is an example, not a distribution."
+
+
+def _against_null(findings: dict) -> str:
+    trained, untrained = findings["removed"]["ci"], findings["removed_untrained"]["ci"]
+    if trained is None or untrained is None:
+        return "What a matcher finds in noise is the null model."
+    if trained[0] > untrained[1]:
+        return "Restarts have more in common than a matcher finds in noise."
+    if trained[1] < untrained[0]:
+        return "Restarts have less in common than a matcher finds in untrained networks."
+    return "As far as these seeds can tell, restarts have no more in common than a matcher finds in noise."
+
+
+def _verdict(findings: dict) -> str:
+    left = findings.get("barrier_left")
+    if left is None:
+        return "There is no barrier to remove."
+    if left["ci"] and left["ci"][1] < 1:
+        return (
+            "So most of the barrier was a matter of labels."
+            if left["ci"][1] < 0.5
+            else "So a part of the barrier was a matter of labels."
+        )
+    if left["ci"] and left["ci"][0] > 1:
+        return "So weight matching makes the straight line worse, although it makes it shorter."
+    return "So these seeds do not show that labels make the barrier."
+
+
+def _certificate(findings: dict) -> str:
+    text = (
+        "Control: copies of the same networks, relabelled at random and with noise that puts them as far away as an "
+        "aligned restart ({planted_noise:value} times their own length), have {planted_recovered} of their units found "
+        "again (without noise: {planted_recovered_exact:value}). "
+    )
+    if findings["planted_recovered"]["value"] >= FOUND:
+        return (
+            text + "So a planted relabelling of that quality is found; a failing matcher does not explain what remains."
+        )
+    return text + "At that distance the matcher itself fails, so what remains may be its failure, not a difference."
+
+
+def _removed(before: Geometry, after: Geometry, rng: np.random.Generator) -> Estimate:
+    """1 - median squared distance after / before, seeds resampled."""
+    ratio = _ratio(after.distance**2, before.distance**2, rng, "share")
+    ci = None if ratio.ci is None else (1 - ratio.ci[1], 1 - ratio.ci[0])
+    return Estimate(1 - ratio.value, ci, ratio.n, "share")
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, rng: np.random.Generator, unit: str = "") -> Estimate:
+    """Median over pairs of `above` / median over pairs of `below`, seeds resampled."""
+    over, under, num = pair_median(above), pair_median(below), len(above)
+    everything = np.arange(num)[None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have a denominator of 0
+        ci = bootstrap_seeds(lambda seeds: over(seeds) / under(seeds), num, rng=rng, pairs=True)
+    value = float(over(everything)[0] / under(everything)[0])
+    return Estimate(value, ci if ci and np.all(np.isfinite(ci)) else None, num, unit)
+
+
+def _facts(findings: dict) -> tuple[tuple[str, str], ...]:
+    rows = []
+    for way, label in WAYS.items():
+        if f"barrier_{way}_train_chord" in findings:
+            text = "; ".join(
+                f"{split} {{barrier_{way}_{split}_chord}} above the chord, {{barrier_{way}_{split}_mean}} above the mean"
+                for split in ("train", "test")
+            )
+            rows.append((f"Barrier {label.replace(chr(10), ' ')}", text))
+    rows.append(("Difference between the matcher's restarts", "{restart_spread} of its objective"))
+    rows.append(("Matches that converged", "{matches_converged:value}"))
+    return tuple(rows)
+
+
+def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator):
+    pairs = plural(findings["pairs"]["value"], "pair", "pairs")
+    strip = lambda matrix, color: (pair_values(matrix), median_over_pairs(matrix, rng=rng), color)  # noqa: E731
+    rows = {
+        "as trained": strip(result.geometry["raw"].distance, style.INIT),
+        "relabelled\nat random": strip(result.geometry["random"].distance, style.TRAVELLED),
+        "aligned": strip(result.geometry["aligned"].distance, style.END),
+    }
+    if "untrained" in result.geometry:
+        rows |= {
+            "untrained": strip(result.geometry["untrained"].distance, style.CYCLE[4]),
+            "untrained,\naligned": strip(result.geometry["untrained_aligned"].distance, style.CYCLE[4]),
+        }
+    yield Picture(
+        "alignment-distances",
+        figures.strips("Distance between restarts", "Euclidean distance in weight space", rows),
+        f"Each dot is one of {{pairs}} {pairs} of {{pairs:n}} restarts; upright lines: medians; bars: their intervals over "
+        "seeds. Heights only spread the dots. Untrained networks are the null: what matching removes there is noise.",
+        "Distances between pairs of restarts: median {distance_raw:value} as trained, {distance_aligned:value} aligned, "
+        "{distance_random:value} relabelled at random.",
+    )
+    both = {
+        WAYS[way]: {
+            split: (
+                pair_values(losses[f"{split}_loss"]["chord"]),
+                median_over_pairs(losses[f"{split}_loss"]["chord"], rng=rng),
+            )
+            for split in ("train", "test")
+        }
+        for way, losses in result.barriers.items()
+    }
+    yield Picture(
+        "alignment-barriers",
+        figures.barriers(unit, both),
+        f"Highest rise of the loss above its chord on the straight line, for each of {{pairs}} {pairs}. The end is the same "
+        "function in every row. Upright lines: medians; bars: their intervals over seeds.",
+        "Barriers of pairs of restarts: median train barrier {barrier_raw_train_chord:value} as trained, "
+        "{barrier_weights_train_chord:value} aligned by weights, {barrier_activations_train_chord:value} aligned by "
+        "activations.",
+    )
+    names = {"aligned": "trained, matched", "untrained": "untrained, matched", "random": "matched at random"}
+    shown = {names[name]: result.units[name] for name in names if name in result.units}
+    colors: dict[str, str] = dict(zip(names.values(), (style.END, style.CYCLE[4], style.TRAVELLED), strict=True))
+    yield Picture(
+        "alignment-units",
+        figures.units(shown, colors),
+        "Cosine between the incoming weights and biases of a unit and of its partner, the layers before aligned: median, "
+        f"quartiles and fifth to ninety-fifth percentile over units and {{pairs}} {pairs}. "
+        "Layers are numbered from the input.",
+        "Cosine between matched units of each hidden layer, trained and untrained, beside random pairs of units.",
+    )
+    yield Picture(
+        "alignment-embedding",
+        figures.embedding(result.embedding, result.population.reference or 0),
+        "{population} restarts, each twice: as trained, and aligned to the medoid, which stays. Principal components of "
+        "both; this plane holds {embedding_explained} of the variance, so most of any distance is not seen in it.",
+        "Scatter of the population before and after alignment in the plane of the first two principal components.",
+    )
+    yield Picture(
+        "alignment-control",
+        figures.recovery(result.recovery, result.observed_noise),
+        "Planted relabellings of {planted_recovered:n} restarts with independent noise: thin lines are restarts. The dashed "
+        "line is the noise at which a copy is as far away as an aligned restart.",
+        "Share of units that planted relabellings give back against noise: {planted_recovered:value} at the distance of "
+        "aligned restarts.",
+    )
+
+
+SECTION = Section(
+    "alignment",
+    "How much of the difference is relabelling?",
+    "Are restarts the same network with its hidden units named differently?",
+    needs,
+    write,
+)
