@@ -224,7 +224,7 @@ def _facts(findings: dict) -> tuple[tuple[str, str], ...]:
             )
             rows.append((f"Barrier {label.replace(chr(10), ' ')}", text))
     rows.append(("Difference between the matcher's restarts", "{restart_spread} of its objective"))
-    rows.append(("Matches that converged", "{matches_converged:value}"))
+    rows.append(("Matches that ended because no layer could be improved", "{matches_converged:value}"))
     return tuple(rows)
 
 
