@@ -82,7 +82,7 @@ class Study:
     rows: Int[np.ndarray, "seed"]
     geometry: dict[str, Geometry]
     matches: PairMatches
-    units: dict[str, list[Float[np.ndarray, "pair unit"]]]
+    units: dict[str, list[Float[np.ndarray, "pair _"]]]
     barriers: dict[str, dict[str, dict[str, Matrix]]]
     cycle: Estimate | None
     universe: Alignment
@@ -211,7 +211,7 @@ def embed(raw: Params, aligned: Params) -> Embedding:
     return Embedding(points[: num // 2], points[num // 2 :], tuple((values[top].clip(0) / total).tolist()))
 
 
-def unit_cosines(symmetry: Symmetry, a: Params, b: Params) -> list[Float[np.ndarray, "unit"]]:
+def unit_cosines(symmetry: Symmetry, a: Params, b: Params) -> list[Float[np.ndarray, "_"]]:
     """Per hidden layer, the cosine between what each unit of a and the unit of the same place in b receive; 0 if nothing."""
     leaves_a, leaves_b = (
         dict(zip(Layout.of(p).names, (np.asarray(x, np.float64) for x in jax.tree.leaves(p)), strict=True))

@@ -56,7 +56,7 @@ def barriers(unit: str, rows: dict[str, dict[str, tuple[Float[np.ndarray, "pair"
     return figure
 
 
-def units(rows: dict[str, list[Float[np.ndarray, "pair unit"]]], colors: dict[str, str]) -> Figure:
+def units(rows: dict[str, list[Float[np.ndarray, "pair _"]]], colors: dict[str, str]) -> Figure:
     """Cosine between what matched units receive, per hidden layer: median, quartiles (thick), 5 to 95 % (thin).
 
     Args:

@@ -11,13 +11,17 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from analysis import training
+from analysis.alignment.nulls import Recovery
+from analysis.alignment.study import Embedding
 from analysis.connectivity import Barrier, Line
+from analysis.figures import alignment as alignment_figures
 from analysis.figures import connectivity as line_figures
 from analysis.figures import similarity as similarity_figures
 from analysis.figures import style
@@ -70,6 +74,37 @@ def estimates(unit=""):
     }
 
 
+def median_of(values) -> Estimate:
+    return Estimate(float(np.median(values)), (float(values.min()), float(values.max())), NUM)
+
+
+def strips(rng):
+    values = {label: 10 + rng.random(36) for label in ("as trained", "relabelled\nat random", "aligned")}
+    return {label: (v, median_of(v), style.END) for label, v in values.items()}
+
+
+def barriers(rng):
+    values = {label: rng.random((2, 36)) for label in ("as trained", "aligned by\nweights", "by weights,\nthen REPAIR")}
+    return {
+        label: {split: (v, median_of(v)) for split, v in zip(("train", "test"), both, strict=True)}
+        for label, both in values.items()
+    }
+
+
+def unit_rows(rng):
+    return {label: [rng.uniform(-1, 1, (36, num)) for num in (8, 5)] for label in ("matched", "at random")}
+
+
+def points_in_plane(rng):
+    return Embedding(rng.standard_normal((NUM, 2)), 3 + 0.1 * rng.standard_normal((NUM, 2)), (0.061, 0.012))
+
+
+def recovered(rng):
+    noise = np.array([0.0, 1.0, 3.0, 1.5])  # the observed one last, as the study gives it
+    shares = np.clip(1.2 - 0.3 * noise[:, None] + 0.05 * rng.standard_normal((4, NUM)), 0, 1)
+    return Recovery(noise, shares, shares, shares)
+
+
 def draw(walks, curve, line):
     """One of each figure, by name."""
     rng = np.random.default_rng(1)
@@ -86,6 +121,11 @@ def draw(walks, curve, line):
         "cosines": similarity_figures.cosines(walks),
         "losses": line_figures.losses(line, "loss (nats)"),
         "scores": line_figures.scores(line),
+        "strips": alignment_figures.strips("Distance", "distance in weight space", strips(rng)),
+        "barriers": alignment_figures.barriers("nats", barriers(rng)),
+        "units": alignment_figures.units(unit_rows(rng), {"matched": style.END, "at random": style.TRAVELLED}),
+        "embedding": alignment_figures.embedding(points_in_plane(rng), 3),
+        "recovery": alignment_figures.recovery(recovered(rng), 1.5),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
 
@@ -287,6 +327,11 @@ def test_labels_have_units(every):
         "cosines": ("cosine between two restarts' displacements", "number of pairs"),
         "losses": (position, "loss (nats)"),
         "scores": (position, "accuracy"),
+        "strips": ("distance in weight space", ""),
+        "barriers": ("barrier above the chord (nats)", ""),
+        "units": ("hidden layer", "cosine of what two units receive"),
+        "embedding": tuple(f"principal component {i} ({share}% of the variance)" for i, share in ((1, 6.1), (2, 1.2))),
+        "recovery": ("noise added to a relabelled copy, |noise| / |weights|", "units found again"),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -375,3 +420,56 @@ def test_no_figure_changes_anything_global(rng, walks, curve, line):
     assert str(np.random.get_state()) == state  # noqa: NPY002
     for now, then in zip((curve.values, walks.end, line.values["train_loss"]), given, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+def test_every_pair_is_a_dot_at_its_value_beside_its_median_and_interval(rng):
+    rows = strips(rng)
+    axes = only(alignment_figures.strips("Distance", "distance", rows))
+    dots = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
+    for y, ((values, median, _), drawn_dots) in enumerate(zip(rows.values(), dots, strict=True)):
+        np.testing.assert_array_equal(drawn_dots[:, 0], values)
+        assert np.all(np.abs(drawn_dots[:, 1] - y) < 0.5)
+        assert holds(drawn(axes), [median.value] * 2, [y - 0.3, y + 0.3])
+        assert holds(drawn(axes), median.ci, [y + 0.3] * 2)
+
+
+def test_barriers_stand_in_the_colours_of_train_and_test(rng):
+    rows = barriers(rng)
+    axes = only(alignment_figures.barriers("nats", rows))
+    dots = [c for c in axes.collections if isinstance(c, PathCollection)]
+    every = [values for splits in rows.values() for values, _ in splits.values()]
+    for values, drawn_dots in zip(every, dots, strict=True):
+        np.testing.assert_array_equal(np.asarray(drawn_dots.get_offsets())[:, 0], values)
+    colors = [to_hex(c.get_facecolor()[0]).upper() for c in dots]
+    assert colors == [style.TRAIN, style.TEST] * len(rows)
+    assert axes.get_xlim()[0] <= 0
+
+
+def test_unit_bars_are_quantiles_of_all_pairs_and_units(rng):
+    rows = unit_rows(rng)
+    axes = only(alignment_figures.units(rows, {"matched": style.END, "at random": style.TRAVELLED}))
+    for place, layers in enumerate(rows.values()):
+        for layer, values in enumerate(layers):
+            x = layer + 1 + (place - 0.5) * 0.4
+            for low, high in ((0.05, 0.95), (0.25, 0.75)):
+                assert holds(drawn(axes), [x, x], np.quantile(values, [low, high]))
+            assert holds(drawn(axes), [x], [np.median(values)])
+
+
+def test_the_embedding_draws_both_places_of_every_seed_and_rings_the_reference(rng):
+    result = points_in_plane(rng)
+    axes = only(alignment_figures.embedding(result, 3))
+    raw, aligned, ring = (np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection))
+    np.testing.assert_array_equal(raw, result.raw)
+    np.testing.assert_array_equal(aligned, result.aligned)
+    np.testing.assert_array_equal(ring[0], result.aligned[3])
+    assert axes.get_aspect() == 1
+    assert "6.1%" in axes.get_xlabel()
+
+
+def test_recovery_is_drawn_in_the_order_of_the_noise(rng):
+    result = recovered(rng)
+    axes = only(alignment_figures.recovery(result, 1.5))
+    order = [0, 1, 3, 2]
+    assert holds(drawn(axes), result.noise[order], np.median(result.recovered[order], axis=1))
+    assert any(np.all(line[:, 0] == 1.5) for line in drawn(axes) if len(line) == 2)
