@@ -34,6 +34,7 @@ bench: $(VENV)/bench ## measure the engine against its peers (about half an hour
 	$(BIN)/python -m pytest -m bench
 	$(BIN)/python runs/benchmarks/engine.py --write
 	$(BIN)/python runs/benchmarks/memory.py --write
+	$(BIN)/python runs/benchmarks/alignment.py --write
 
 clean: ## remove the environment, results and caches
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

@@ -109,6 +109,7 @@ def main(
     num_seeds: int = 6,
     num_steps: int | None = None,
     only: tuple[str, ...] = (),
+    reports: bool = True,
     out: Path = Path("results/rebasin"),
 ) -> int:
     """Train, align, compare.
@@ -118,6 +119,7 @@ def main(
         num_seeds: networks of each experiment; fort, whose lines are long to compute, takes 4 at most.
         num_steps: of training, instead of the published numbers.
         only: names of experiments; default: all, and the children of one init.
+        reports: write every run's own report as well.
         out: folder of the runs and of comparison.json.
     """
     console = Console()
@@ -145,9 +147,10 @@ def main(
         )  # fmt: skip
         for quantity, published, measure in experiment.rows:
             add(name, quantity, published, measure(result))
-        write_report(run)
+        if reports:
+            write_report(run)
     if not only or "children" in only:
-        for quantity, estimate in children(data, num_seeds, num_steps, out, console):
+        for quantity, estimate in children(data, num_seeds, num_steps, out, console, reports):
             add("children", quantity, None, estimate)
     console.print(table)
     (out / "comparison.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -178,7 +181,7 @@ def make_spec(
     )
 
 
-def children(data: Path, num_seeds: int, num_steps: int | None, out: Path, console: Console):
+def children(data: Path, num_seeds: int, num_steps: int | None, out: Path, console: Console, reports: bool):
     """Train barriers between children that part at step k, and between networks of different inits."""
     experiment = dataclasses.replace(EXPERIMENTS["repair-2-layers"], train=TrainSpec(num_steps=1500, batch_size=100))
     steps = num_steps or experiment.train.num_steps
@@ -193,7 +196,8 @@ def children(data: Path, num_seeds: int, num_steps: int | None, out: Path, conso
         run = _train(spec, out / spec.name, console)
         console.print(f"children, {name}: barriers")
         yield f"train barrier, {name}", median_over_pairs(_barriers(run), rng=np.random.default_rng(0), unit="nats")
-        write_report(run)
+        if reports:
+            write_report(run)
 
 
 def _barriers(run: Run) -> np.ndarray:

@@ -9,12 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from wspace import open_run, stack_params
+from wspace.models import MLP
 
 BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-engine, memory, tables, teams, worker, workloads = map(
-    importlib.import_module, ("engine", "memory", "tables", "teams", "worker", "workloads")
+alignment, engine, memory, tables, teams, worker, workloads = map(
+    importlib.import_module, ("alignment", "engine", "memory", "tables", "teams", "worker", "workloads")
 )
 SMALL = workloads.WORKLOADS["64-32-32-10"]
 
@@ -152,7 +157,7 @@ def test_results_stand_between_the_markers(tmp_path):
         tables.show("memory", "new", readme)
 
 
-@pytest.mark.parametrize("section", ["engine", "memory"])
+@pytest.mark.parametrize("section", ["alignment", "engine", "memory"])
 def test_the_readme_has_a_place_for_results(section):
     text = tables.README.read_text()
     assert text.index(f"<!-- {section}: begin -->") < text.index(f"<!-- {section}: end -->")
@@ -173,6 +178,76 @@ def test_peak_memory_counts_what_was_freed():
     code = "import memory; a = bytearray(100_000_000); del a; print(memory.peak_bytes())"
     done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     assert 100_000_000 < int(done.stdout) < 300_000_000
+
+
+def networks(num, *, sizes=(7, 12, 9, 12, 3)):
+    model, keys = MLP(sizes), jax.random.split(jax.random.key(0), num)
+    reference, *others = (jax.tree.map(lambda x: x + 0.1, model.init(key)) for key in keys)  # biases that are not 0
+    host = lambda tree: jax.tree.map(np.asarray, tree)  # noqa: E731
+    return alignment.Population(model.symmetry, host(reference), host(stack_params(others)))
+
+
+def test_plain_alignment_ends_where_wspace_does_and_reports_what_it_reached():
+    population = networks(6)
+    match, plain = alignment.align(population), alignment.plainly(population, range(5), from_inputs=True)
+    assert alignment.same_perms(match, plain)
+    np.testing.assert_allclose([ascent.objective for ascent in plain], match.objective, rtol=1e-12)
+    plain[3].perms[1][[0, 1]] = plain[3].perms[1][[1, 0]]
+    assert not alignment.same_perms(match, plain)
+
+
+def test_published_alignment_begins_at_the_identity():
+    population = networks(2)
+    itself = population._replace(others=jax.tree.map(lambda leaf: leaf[None], population.reference))
+    (found,) = alignment.plainly(itself, [0], from_inputs=False)
+    assert all(np.array_equal(perm, np.arange(len(perm))) for perm in found.perms)
+    (found,) = alignment.plainly(population, [0], from_inputs=False)
+    leaves = [jax.tree.leaves(tree) for tree in (population.reference, population.others)]
+    assert found.objective > sum(float(np.vdot(a, b[0])) for a, b in zip(*leaves, strict=True))
+
+
+def test_every_assignment_is_timed_and_then_no_more():
+    population = networks(3)
+    with alignment.timed_assignments() as times:
+        match = alignment.align(population, num_threads=1)
+    assert len(times) >= 2 * 3  # two pairs, three layers
+    assert min(times) > 0
+    num = len(times)
+    assert np.array_equal(alignment.align(population).objective, match.objective)
+    assert len(times) == num
+
+
+def test_alignment_is_judged_within_a_round():
+    seconds = {"wspace": [3.0, 9.0, 3.0], "assignments": [4.0, 4.0, 4.0], "plain": [9.0, 9.0, 3.0]}
+    record = {"num_cores": 2, "seconds": seconds | {"products": [1.0, 1.0, 9.0]}, "peak_bytes": 5e9}
+    floor, plain, peak = alignment.verdicts(record)
+    assert floor == ("at most 1.5 x the assignments alone on 2 cores: 1.5 x, met", 1.5, True)
+    assert plain == ("at least 2 x as fast as plain code: 1 x, NOT MET", 1.0, False)
+    assert peak == ("at most 4 GB resident: 5.00 GB, NOT MET", 5e9, False)
+    record["seconds"]["products"] = [3.0, 3.0, 3.0]
+    assert alignment.verdicts(record)[0][0].endswith(
+        "with nothing but the products of weights beside them it would be 1.75 x)"
+    )
+
+
+@pytest.mark.slow
+def test_alignment_runs_and_finds_its_networks_again(tmp_path):
+    out = tmp_path / "alignment.json"
+    options = ["--quick", "--rounds", "2", "--out", str(out), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(BENCHMARKS / "alignment.py"), *options]
+    printed, records = [], []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+        records.append(json.loads(out.read_text()))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert len(open_run(folder).provenance["sessions"]) == 1
+    assert records[0]["objective"] == records[1]["objective"]
+    assert records[0]["num_pairs"] == records[0]["converged"] == 4
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in records[0]["seconds"].values())
+    assert records[0]["peak_bytes"] > 50e6
+    assert all("its assignments alone" in text and "WRONG" not in text for text in printed)
 
 
 @pytest.mark.slow

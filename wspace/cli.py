@@ -128,6 +128,10 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
     from wspace import open_run
     from wspace.sweep import is_sweep, open_sweep
 
+    def report(run, name: str) -> Path:
+        with console.status(name) as status:
+            return write_report(run, tell=lambda text: status.update(escape(f"{name}: {text}")))
+
     if is_sweep(args.path):
         runs = open_sweep(args.path)
         for _, run in runs:
@@ -135,14 +139,12 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
                 run.check()
         for i, (_, run) in enumerate(runs):
             if run is not None:
-                with console.status(f"report {i + 1} of {len(runs)}: {run.path.name}"):
-                    write_report(run)
+                report(run, f"report {i + 1} of {len(runs)}, {run.path.name}")
         page = write_sweep_report(runs, args.path / "report")
     else:
         run = open_run(args.path)
         run.check()
-        with console.status("writing the report"):
-            page = write_report(run)
+        page = report(run, "report")
     console.print(f"report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
     return OK
 

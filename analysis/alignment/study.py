@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,9 @@ def study(
     levels = (*NOISE, float(observed))
     recovery = planted(symmetry, some, levels, matcher=restarted(), rng=rng)
     progress("barriers")
-    barriers = _barriers(model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds))
+    barriers = _barriers(
+        model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds), progress
+    )
     return Study(
         rows=rows,
         geometry=geometry,
@@ -252,7 +255,7 @@ def _between(params: Params, others: Params) -> Geometry:
 
 def _barriers(
     model: Any, symmetry: Symmetry, kind: LossKind, params: Params, relabelled: Params, matches: PairMatches,
-    data: Dataset, l2: float, path: Path | None, seeds: str,
+    data: Dataset, l2: float, path: Path | None, seeds: str, progress: Callable[[str], None],
 ) -> dict[str, dict[str, dict[str, Matrix]]]:  # fmt: skip
     num = len(matches.inner)
     repairable = isinstance(model, MLP) and model.bias
@@ -288,7 +291,14 @@ def _barriers(
         "params": digest(params), "matches": digest(matches.element), "data": data.hash, "model": repr(model),
         "loss": kind, "l2": l2, "alphas": NUM_ALPHAS, "seeds": seeds,
     }  # fmt: skip
-    rows = pair_rows(path, settings, num, compute)
+    began, pairs = time.monotonic(), num * (num - 1) // 2
+
+    def tell(done: int, of: int) -> None:
+        left = (of - done) * (of - done + 1) // 2
+        seconds = (time.monotonic() - began) * left / (pairs - left)
+        progress(f"barriers of {pairs - left} of {pairs} pairs, about {seconds:.0f} s left")
+
+    rows = pair_rows(path, settings, num, compute, tell)
     return {
         name: {loss: {how: square(rows, f"{name}/{loss}/{how}") for how in ("chord", "mean")} for loss in LOSSES}
         for name in names

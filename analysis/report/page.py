@@ -11,7 +11,7 @@ import numpy as np
 from analysis.figures import style
 from analysis.report import render
 from analysis.report.findings import Finding, Findings, dumps, finding, loads
-from analysis.report.section import Content, Section
+from analysis.report.section import Content, Section, Tell
 from analysis.report.sections import SECTIONS
 from analysis.statistics import LEVEL
 from wspace.run import Run
@@ -25,13 +25,16 @@ class Chapter(NamedTuple):
     missing: str | None
 
 
-def write_report(run: Run, out: Path | None = None, *, sections: Sequence[Section] = SECTIONS) -> Path:
+def write_report(
+    run: Run, out: Path | None = None, *, sections: Sequence[Section] = SECTIONS, tell: Tell = lambda text: None
+) -> Path:
     """Analyse a run, complete or not, and write index.html, findings.json and figures/.
 
     Args:
         run: what to report on; diverged and unfinished seeds are counted and left out of the analyses.
         out: folder, default `report` in the run's.
         sections: what to answer, in order.
+        tell: hears what is being computed.
 
     Returns:
         Path of index.html, one file that stands alone.
@@ -39,7 +42,7 @@ def write_report(run: Run, out: Path | None = None, *, sections: Sequence[Sectio
     Raises:
         StoreError: the folder cannot be written, or the data is no longer what the run was trained on.
     """
-    chapters = [_answer(section, run) for section in sections]
+    chapters = [_answer(section, run, tell) for section in sections]
     images = {p.name: style.svg(p.figure) for chapter in chapters for p in chapter.content.pictures}
     findings: Findings = {"summary": summary(run)}
     findings |= {chapter.section.id: chapter.content.findings for chapter in chapters}
@@ -68,8 +71,9 @@ def interval_seeds() -> int:
     return 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
 
 
-def _answer(section: Section, run: Run) -> Chapter:
+def _answer(section: Section, run: Run, tell: Tell) -> Chapter:
     if missing := section.needs(run):
         return Chapter(section, Content(findings={}), missing)
+    tell(section.title)
     rng = np.random.default_rng(zlib.crc32(section.id.encode()))
-    return Chapter(section, section.write(run, rng), None)
+    return Chapter(section, section.write(run, rng, lambda text: tell(f"{section.title} {text}")), None)

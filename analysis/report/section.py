@@ -1,8 +1,8 @@
 """What a section of the report is, and how to add one.
 
 To add a section, write one module in `analysis/report/sections/` with a constant `SECTION = Section(...)`, and list it in
-`analysis/report/sections/__init__.py`. Its `write(run, rng)` calls an analysis, draws its figures and puts what it found
-into `Content`: findings (the numbers) and prose that names them as `{finding}`, `{finding:value}`, `{finding:ci}` or
+`analysis/report/sections/__init__.py`. Its `write(run, rng, tell)` calls an analysis, draws its figures and puts what it
+found into `Content`: findings (the numbers) and prose that names them as `{finding}`, `{finding:value}`, `{finding:ci}` or
 `{finding:n}`. Prose has no digits of its own; the page refuses them. What a degenerate run cannot show is said in words:
 `needs` gives the reason, and `write` is then not called.
 """
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from analysis.report.findings import Finding
 from wspace.run import Run
+
+Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +72,15 @@ class Section:
         title: heading.
         question: what the reader wants to know.
         needs: says why a run cannot answer it, or None when it can.
-        write: (run, rng) -> what it found. The generator is the section's own, so that sections do not disturb each other.
+        write: (run, rng, tell) -> what it found. The generator is the section's own, so that sections do not disturb each
+            other; `tell` takes a line about what is being computed, for people who wait.
     """
 
     id: str
     title: str
     question: str
     needs: Callable[[Run], str | None]
-    write: Callable[[Run, np.random.Generator], Content]
+    write: Callable[[Run, np.random.Generator, Tell], Content]
 
 
 def anything(run: Run) -> str | None:

@@ -6,7 +6,7 @@ from analysis.alignment.study import Geometry, Study, study
 from analysis.figures import alignment as figures
 from analysis.figures import style
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, plural, two_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
 from analysis.similarity import median_over_pairs, pair_values
 from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
 from analysis.training import metric_unit
@@ -29,12 +29,12 @@ def needs(run: Run) -> str | None:
     return two_converged(run)
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Distances, cosines, units and barriers before and after alignment, with nulls and a planted control."""
     ids = run.seeds[run.converged()].tolist()
     result = study(
         run.model, run.model.symmetry, run.loss_kind, run.params(ids), run.data, rng=rng, init=run.params(ids, 0),
-        l2=run.spec.objective.l2, path=run.path / "alignment",
+        l2=run.spec.objective.l2, path=run.path / "alignment", progress=tell,
     )  # fmt: skip
     if float(result.geometry["raw"].distance.max()) == 0:
         return Content(

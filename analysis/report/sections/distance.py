@@ -4,13 +4,13 @@ import numpy as np
 
 from analysis.figures import similarity as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, plural, two_converged, varied
+from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged, varied
 from analysis.similarity import distances, median_over_pairs
 from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
 from wspace.run import Run
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Medians over pairs of the distances, their ratios and the two nulls."""
     rows = np.flatnonzero(run.converged())
     first, last = (np.asarray(run.theta.oindex[rows, checkpoint]) for checkpoint in (0, len(run.checkpoint_steps) - 1))

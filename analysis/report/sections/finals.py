@@ -4,13 +4,13 @@ import numpy as np
 
 from analysis.figures import training as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, plural, some_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.statistics import Estimate
 from analysis.training import all_finals
 from wspace.run import Run
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Median, interval, extremes and range of every metric over the converged seeds."""
     finals = all_finals(run, rng=rng)
     score, word = ("accuracy", "accuracy") if run.task == "classification" else ("r2", "R²")

@@ -5,7 +5,7 @@ import numpy as np
 from analysis.connectivity import LOSSES, Line, straight_line
 from analysis.figures import connectivity as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, two_converged
+from analysis.report.section import Content, Picture, Section, Tell, two_converged
 from analysis.statistics import Estimate
 from analysis.training import metric_unit
 from wspace.run import Run
@@ -20,7 +20,7 @@ FACTS = tuple(
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # float32 rounding of a stored loss stays inside
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Losses, barriers and the Jensen violation between the first two converged seeds."""
     rows = np.flatnonzero(run.converged())[:2]
     seed_a, seed_b = (int(seed) for seed in run.seeds[rows])

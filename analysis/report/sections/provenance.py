@@ -6,14 +6,14 @@ import platform
 import numpy as np
 
 from analysis.report.findings import finding
-from analysis.report.section import Content, Section, anything, varied
+from analysis.report.section import Content, Section, Tell, anything, varied
 from wspace import spec as specs
 from wspace.run import Run
 
 REPORT_PACKAGES = ("wspace", "jax", "jaxlib", "numpy", "scipy", "matplotlib")
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Versions, devices, data hash, sessions and the complete spec."""
     p = run.provenance
     data, sessions = p.get("data", {}), p.get("sessions", [])

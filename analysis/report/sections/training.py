@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.figures import training as figures
 from analysis.report.findings import finding
-from analysis.report.section import Content, Picture, Section, anything, plural, varied
+from analysis.report.section import Content, Picture, Section, Tell, anything, plural, varied
 from analysis.training import Curves, all_curves
 from wspace.run import Run
 
@@ -19,7 +19,7 @@ TITLES = {
 }
 
 
-def write(run: Run, rng: np.random.Generator) -> Content:
+def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Curves of every metric; the L2 objective only where it differs from the loss."""
     curves = {name: _until_divergence(curve, run.diverged_at) for name, curve in all_curves(run).items()}
     score = "accuracy" if run.task == "classification" else "r2"

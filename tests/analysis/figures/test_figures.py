@@ -440,7 +440,7 @@ def test_barriers_stand_in_the_colours_of_train_and_test(rng):
     every = [values for splits in rows.values() for values, _ in splits.values()]
     for values, drawn_dots in zip(every, dots, strict=True):
         np.testing.assert_array_equal(np.asarray(drawn_dots.get_offsets())[:, 0], values)
-    colors = [to_hex(c.get_facecolor()[0]).upper() for c in dots]
+    colors = [to_hex(tuple(np.asarray(c.get_facecolor())[0])).upper() for c in dots]
     assert colors == [style.TRAIN, style.TEST] * len(rows)
     assert axes.get_xlim()[0] <= 0
 

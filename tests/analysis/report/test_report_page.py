@@ -64,7 +64,7 @@ def test_every_finding_is_on_the_page(page):
 
 
 def test_a_section_cannot_write_a_number_of_its_own(run, tmp_path):
-    bad = Section("bad", "Bad", "Bad?", anything, lambda run, rng: Content({}, says=("There are 12 minima.",)))
+    bad = Section("bad", "Bad", "Bad?", anything, lambda run, rng, tell: Content({}, says=("There are 12 minima.",)))
     with pytest.raises(ValueError, match="section 'bad' writes a number of its own"):
         write_report(run, tmp_path, sections=[bad])
     assert list(tmp_path.iterdir()) == []
@@ -75,7 +75,7 @@ def test_a_section_can_be_added(run, tmp_path):
     content = Content(
         {"seeds": finding(6, n=6)}, "Head {seeds}.", ("Says.",), "Shows.", "Reads.", "Limits.", (picture,)
     )
-    own = Section("own", "Own title", "Own?", anything, lambda run, rng: content)
+    own = Section("own", "Own title", "Own?", anything, lambda run, rng, tell: content)
     page = Page(write_report(run, tmp_path, sections=[own]))
     for text in ("Head 6.", "Says.", "Shows.", "Reads.", "Limits.", "Caption of 6.", "Own title", "Own?"):
         assert text in page.text
