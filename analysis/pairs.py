@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def pair_rows(
         progress: called with (rows finished, rows) after each.
 
     Raises:
-        StoreError: the folder cannot be written, or holds something else.
+        StoreError: the folder cannot be written, holds something else, or a row is damaged.
     """
     if path is None:
         rows = []
@@ -51,8 +52,7 @@ def pair_rows(
             np.savez(buffer, allow_pickle=False, **compute(index))
             with store.writing(path):
                 store.replace_file(file, buffer.getvalue())
-        with np.load(file, allow_pickle=False) as stored:
-            rows.append(dict(stored))
+        rows.append(_read(file))
         progress(index + 1, num - 1)
     return rows
 
@@ -64,6 +64,14 @@ def square(rows: list[Row], name: str, diagonal: float = 0.0) -> np.ndarray:
     for index, row in enumerate(rows):
         matrix[index, index + 1 :] = matrix[index + 1 :, index] = row[name]
     return matrix
+
+
+def _read(file: Path) -> Row:
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{file} is damaged ({type(error).__name__}): remove it, and it is computed anew") from error
 
 
 def _prepare(path: Path, settings: str) -> None:

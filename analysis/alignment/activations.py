@@ -11,7 +11,7 @@ from analysis.alignment.ascent import Climb, Labels
 from analysis.alignment.assignment import assign, in_threads
 from analysis.alignment.matching import Match, Pairs, collect
 from wspace import objective
-from wspace.symmetry import Symmetry
+from wspace.symmetry import Symmetry, check
 from wspace.tree import AnyArray, Layout, Params
 
 DEAD = 1e-12  # a unit is dead when its variance is below this share of its mean square: it does not vary
@@ -38,15 +38,18 @@ def match_activations(
         symmetry: layers in the order of the model's activations.
         reference: one network, or stacked ones, pair by pair.
         params: stacked, leaves (pair, ...).
-        model: with `activations(params, x)`, units along the last axis of each hidden layer's.
+        model: with `apply` and `activations(params, x)`, units along the last axis of each hidden layer's; axes between
+            examples and units (positions of a convolution) are averaged.
         x: inputs, all of them used.
         kind: of similarity.
         num_threads: for the assignments; default: all cores.
 
     Raises:
         ValueError: the architectures differ, a value is not finite, or layers and activations do not fit.
+        SymmetryError: the symmetry changes the model's function on x.
     """
     pairs = Pairs(symmetry, reference, params)
+    check(model, symmetry, jax.tree.map(lambda leaf: np.asarray(leaf)[0], params), x)
     similarity = activation_similarity(symmetry, reference, params, model=model, x=x, kind=kind)
 
     def one(index: int) -> list[Climb]:

@@ -118,11 +118,11 @@ def cycle_error(element: Element, *, rng: np.random.Generator) -> Estimate:
         rng: source of the bootstrap over seeds.
 
     Raises:
-        ValueError: there are fewer than three networks.
+        ValueError: there are fewer than three networks, or no hidden units.
     """
-    num = element.perms[0].shape[0]
+    num = element.perms[0].shape[0] if element.perms else 0
     if num < 3:
-        raise ValueError(f"a cycle has three networks, there are {num}")
+        raise ValueError(f"a cycle takes three networks with hidden units, got {num}")
     i, j, k = (axis.ravel() for axis in np.indices((num,) * 3))
     distinct = (i != j) & (j != k) & (i != k)
     i, j, k = i[distinct], j[distinct], k[distinct]
@@ -131,11 +131,17 @@ def cycle_error(element: Element, *, rng: np.random.Generator) -> Estimate:
         for s in (slice(low, low + 4096) for low in range(0, len(i), 4096))
     ])  # fmt: skip
 
+    table, weight = np.zeros((2, num, num, num))
+    table[i, j, k], weight[i, j, k] = errors, 1.0
+
     def mean(resamples: np.ndarray) -> np.ndarray:
-        counts = np.stack([np.bincount(row, minlength=num) for row in resamples])
-        weights = counts[:, i] * counts[:, j] * counts[:, k]
-        sums = weights.sum(axis=1)
-        return np.divide(weights @ errors, sums, out=np.full(len(sums), errors.mean()), where=sums > 0)
+        """Triples weighted by how often their seeds were drawn; without three distinct ones, the mean of all."""
+        means = []
+        for row in resamples:
+            counts = np.bincount(row, minlength=num).astype(float)
+            total, of = (((cube @ counts) @ counts) @ counts for cube in (table, weight))
+            means.append(total / of if of else errors.mean())
+        return np.array(means)
 
     return Estimate(float(errors.mean()), bootstrap_seeds(mean, num, rng=rng, pairs=True), num, "share")
 

@@ -115,8 +115,10 @@ def match_weights(
         num_threads: default: all cores.
 
     Raises:
-        ValueError: the architectures differ, or a value is not finite.
+        ValueError: the architectures differ, a value is not finite, or there are no restarts.
     """
+    if num_restarts < 1:
+        raise ValueError(f"num_restarts = {num_restarts}: at least 1 is expected")
     pairs = Pairs(symmetry, reference, params)
     rngs = rng.spawn(len(pairs))
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from analysis.alignment.ascent import Similarities, as_element, as_labels, climb
+from analysis.alignment.ascent import Direction, Labels, Similarities, as_element, as_labels, climb
 from analysis.alignment.assignment import in_threads
 from analysis.alignment.matching import Match, Pairs, match_weights, stack_elements
 from wspace.symmetry import Element, Symmetry, act, identity
@@ -150,12 +150,14 @@ def align_universe(
         for i in rng.permutation(num).tolist():
             rest = jax.tree.map(np.subtract, total, moved(i))
             a, b = Pairs(symmetry, rest, jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i : i + 1], params))[0]
-            before = Similarities(symmetry, a, b).value(labels[i])
+            starts: tuple[list[Labels] | Direction, ...] = (labels[i], "inputs")
 
-            def ascend(begin, a=a, b=b):
-                return climb(Similarities(symmetry, a, b), begin, np.random.default_rng(0))
+            def ascend(begin, a=a, b=b, now=labels[i]):
+                similarities = Similarities(symmetry, a, b)
+                return similarities.value(now), climb(similarities, begin, np.random.default_rng(0))
 
-            found = max(in_threads(ascend, [labels[i], "inputs"], num_threads), key=lambda c: c.objective)
+            (before, stayed), (_, afresh) = in_threads(ascend, starts, num_threads)
+            found = max(stayed, afresh, key=lambda c: c.objective)
             if found.objective > before + GAIN * abs(before):
                 labels[i], gain = found.labels, gain + found.objective - before
             total = jax.tree.map(np.add, rest, moved(i))
@@ -170,11 +172,11 @@ def align_universe(
 def gram(params: Params) -> Float[np.ndarray, "seed seed"]:
     """<theta_i, theta_j>, in float64."""
     num = jax.tree.leaves(params)[0].shape[0]
-    total = np.zeros((num, num))
+    total, size = np.zeros((num, num)), max(1, CHUNK_VALUES // num)
     for leaf in jax.tree.leaves(params):
         flat = np.asarray(leaf).reshape(num, -1)
-        for low in range(0, flat.shape[1], CHUNK_VALUES // num):
-            part = flat[:, low : low + CHUNK_VALUES // num].astype(np.float64)
+        for low in range(0, flat.shape[1], size):
+            part = flat[:, low : low + size].astype(np.float64)
             total += part @ part.T
     return total
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from analysis.alignment.matching import Match, Pairs, match_weights, stack_elements
 from wspace import objective, tree
 from wspace.objective import LossKind
-from wspace.symmetry import Symmetry, act
+from wspace.symmetry import Symmetry, act, check
 from wspace.tree import AnyArray, Params
 
 
@@ -52,9 +52,11 @@ def match_straight_through(
 
     Raises:
         ValueError: the architectures differ, or a value is not finite.
+        SymmetryError: the symmetry changes the model's function on x.
     """
     num = len(Pairs(symmetry, reference, params))
     stacked = jax.tree.map(lambda leaf: np.asarray(leaf), params)
+    check(model, symmetry, jax.tree.map(lambda leaf: leaf[0], stacked), x)
     lift = lambda a, b: np.broadcast_to(np.asarray(a), b.shape).astype(b.dtype)  # noqa: E731
     reference = jax.tree.map(lift, reference, stacked)
     optimizer = optax.adam(1.0)

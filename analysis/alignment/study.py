@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from analysis.alignment.activations import match_activations
 from analysis.alignment.all_pairs import PairMatches, cycle_error, digest, match_pairs, transitivity_loss
 from analysis.alignment.assignment import in_threads
-from analysis.alignment.matching import match_weights
+from analysis.alignment.matching import Match, match_weights
 from analysis.alignment.merging import Repaired
 from analysis.alignment.nulls import Recovery, planted, random_relabelling
 from analysis.alignment.population import Alignment, align_to_medoid, align_universe, gram, pick
@@ -137,9 +137,11 @@ def study(
         None if p is None else jax.tree.map(lambda leaf: np.asarray(leaf)[rows], p) for p in (params, init)
     )
     seeds = rng.integers(2**32, size=2)
-    restarted = lambda: functools.partial(  # noqa: E731  # the same restarts whether rows are resumed or not
-        match_weights, rng=np.random.default_rng(seeds[0]), num_restarts=NUM_RESTARTS
-    )
+
+    def restarted(group: Symmetry, reference: Params, moved: Params) -> Match:
+        """The same restarts in every call, so that a resumed row is the row that would have been."""
+        return match_weights(group, reference, moved, rng=np.random.default_rng(seeds[0]), num_restarts=NUM_RESTARTS)
+
     where = lambda name: None if path is None else path / name  # noqa: E731
     label = f"weights, {NUM_RESTARTS} restarts, seed {seeds[0]}"
 
@@ -147,7 +149,7 @@ def study(
     quick = functools.partial(match_weights, rng=rng, num_restarts=2)
     population = align_to_medoid(symmetry, params, matcher=quick)
     progress("matching pairs")
-    matches = match_pairs(symmetry, some, matcher=restarted(), name=label, path=where("pairs"))
+    matches = match_pairs(symmetry, some, matcher=restarted, name=label, path=where("pairs"))
     relabelled = random_relabelling(symmetry, some, rng=np.random.default_rng(seeds[1]))[1]
     geometry = {
         "raw": Geometry(matches.distance(matches.raw), matches.cosine(matches.raw)),
@@ -159,7 +161,7 @@ def study(
         "random": _unit_pairs(symmetry, some, lambda i, j: pick(relabelled, j)),
     }
     if some_init is not None:
-        untrained = match_pairs(symmetry, some_init, matcher=restarted(), name=label, path=where("untrained-pairs"))
+        untrained = match_pairs(symmetry, some_init, matcher=restarted, name=label, path=where("untrained-pairs"))
         geometry["untrained"] = Geometry(untrained.distance(untrained.raw), untrained.cosine(untrained.raw))
         geometry["untrained_aligned"] = Geometry(untrained.distance(untrained.inner), untrained.cosine(untrained.inner))
         units["untrained"] = _matched_units(symmetry, some_init, untrained)
@@ -170,7 +172,7 @@ def study(
     norms2 = np.diag(matches.inner)
     observed = np.sqrt(np.median(geometry["aligned"].distance[pairs] ** 2) / np.median(norms2))
     levels = (*NOISE, float(observed))
-    recovery = planted(symmetry, some, levels, matcher=restarted(), rng=rng)
+    recovery = planted(symmetry, some, levels, matcher=restarted, rng=rng)
     progress("barriers")
     barriers = _barriers(
         model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds), progress

@@ -122,3 +122,12 @@ def test_a_square_is_symmetric_and_has_its_diagonal():
     np.testing.assert_array_equal(square([], "value", 1.0), [[1]])
     flags = square([{"ok": np.array([True, False])}, {"ok": np.array([True])}], "ok", 1.0)
     np.testing.assert_array_equal(flags.astype(bool), [[1, 1, 0], [1, 1, 1], [0, 1, 1]])
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    compute = lambda index: {"value": np.arange(2.0 - index)}  # noqa: E731
+    pair_rows(tmp_path / "rows", {}, 3, compute)
+    row = tmp_path / "rows" / "row-00001.npz"
+    row.write_bytes(row.read_bytes()[:40])
+    with pytest.raises(StoreError, match=r"row-00001.npz is damaged .*remove it"):
+        pair_rows(tmp_path / "rows", {}, 3, compute)

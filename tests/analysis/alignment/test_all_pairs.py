@@ -123,7 +123,7 @@ def test_a_cycle_takes_three_networks(rng):
     three = cycle_error(symmetries.random_element(group, rng, (3, 3), kinds=("perm",)), rng=rng)
     assert three.n == 3
     assert three.ci is None or three.ci[0] <= three.value <= three.ci[1]
-    with pytest.raises(ValueError, match="a cycle has three networks, there are 2"):
+    with pytest.raises(ValueError, match="a cycle takes three networks with hidden units, got 2"):
         cycle_error(symmetries.identity(group, (2, 2)), rng=rng)
 
 
