@@ -12,7 +12,8 @@ from analysis.report import write_report
 from analysis.report.findings import finding
 from analysis.report.page import interval_seeds
 from analysis.report.section import Content, Picture, Section, anything
-from analysis.report.sections import SECTIONS
+from analysis.report.sections import SECTIONS, alignment
+from analysis.statistics import Estimate
 from wspace.errors import StoreError
 from wspace.run import open_run
 from wspace.train import train
@@ -233,9 +234,44 @@ def test_restarts_at_equal_weights_are_said_to_be_equal(run, tmp_path):
     page = Page(write_report(altered(run, tmp_path / "run", equal=True)))
     assert "All restarts end at exactly the same weights (6 seeds)." in summary(page)
     assert "have equal weights" in summary(page)
+    assert "there is nothing to align" in page.text
     assert "Check failed: the losses at the ends differ from those stored" in page.text
     assert "Distrust this section." in page.text
     check_numbers(page)
+
+
+@pytest.mark.parametrize(
+    ("recovered", "failed", "words"),
+    [
+        (1.0, 0.0, "a failing matcher does not explain what remains"),
+        (0.95, 0.5, "a failing matcher does not explain what remains"),
+        (0.5, 0.5, "may be its failure, not a difference"),
+        (0.5, 0.0, "neither sameness nor difference"),
+    ],
+)
+def test_the_planted_control_says_what_it_supports(recovered, failed, words):
+    findings = {
+        "planted_recovered": finding(Estimate(recovered, None, 6, "share")),
+        "planted_failed": finding(Estimate(failed, None, 6, "share")),
+    }
+    assert words in alignment._certificate(findings)
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "words"),
+    [
+        ((0.4, 0.5), (0.2, 0.3), "more in common than a matcher finds in noise"),
+        ((0.2, 0.3), (0.4, 0.5), "less in common"),
+        ((0.2, 0.45), (0.4, 0.5), "no more in common"),
+        (None, None, "is the null model"),
+    ],
+)
+def test_the_null_decides_what_alignment_is_said_to_find(trained, untrained, words):
+    findings = {
+        name: finding(Estimate(0.3, ci, 6, "share"))
+        for name, ci in (("removed", trained), ("removed_untrained", untrained))
+    }
+    assert words in alignment._against_null(findings)
 
 
 def test_a_regression_without_hidden_layer(regression):
@@ -244,6 +280,7 @@ def test_a_regression_without_hidden_layer(regression):
     assert "no evidence against convexity on this line" in summary(page)
     assert "This model has no hidden layer: its loss is convex in the weights" in page.text
     assert "This does not prove that it is convex." in page.text
+    assert "This model has no hidden units, so there is nothing to relabel" in page.text
     assert "accuracy" not in page.text
     assert "r2" not in page.text.replace("r_squared", "").split("The complete spec")[0]
     assert page.findings["line"]["train_objective_violates_jensen"]["value"] is False
