@@ -116,6 +116,26 @@ def median_over_pairs(matrix: Float[np.ndarray, "seed seed"], *, rng: np.random.
     return Estimate(float(np.median(pair_values(matrix))), ci, len(matrix), unit)
 
 
+def ratio_over_pairs(
+    above: Float[np.ndarray, "seed seed"],
+    below: Float[np.ndarray, "seed seed"],
+    *,
+    rng: np.random.Generator,
+    unit: str = "",
+) -> Estimate:
+    """Median of `above` / median of `below`, both over pairs of distinct seeds, with an interval from resampling seeds.
+
+    Args:
+        above, below: symmetric; diagonals are not read; the median of `below` is not 0.
+        rng: source of the resamples.
+        unit: of the ratio.
+    """
+    ratio = _ratio(pair_median(above), pair_median(below), len(above), rng)
+    if ratio is None:
+        raise ValueError(f"the median of `below` over the pairs of {len(below)} seeds is 0, or there are no pairs")
+    return dataclasses.replace(ratio, unit=unit)
+
+
 def _ratio(above, below, num: int, rng: np.random.Generator) -> Estimate | None:
     """above / below of all seeds, with an interval over the resamples in which it exists for all; None without pairs."""
     everything = np.arange(num)[None]

@@ -4,10 +4,10 @@ import jaxtyping
 import numpy as np
 import pytest
 from scipy.spatial.distance import cosine as cosine_distance
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from analysis import similarity
-from analysis.similarity import distances, median_over_pairs, pair_values
+from analysis.similarity import distances, median_over_pairs, pair_values, ratio_over_pairs
 from analysis.statistics import Estimate, bootstrap_seeds
 
 MATRICES = ("end", "init", "cosine", "orthogonal_moves", "orthogonal_ends")
@@ -281,3 +281,15 @@ def test_median_over_pairs_counts_seeds_and_leaves_the_diagonal_out(walks):
     assert got == Estimate(np.median(pair_values(matrix)), got.ci, 6, "nats")
     np.testing.assert_allclose(existing(got.ci), existing(expected), rtol=1e-12)
     assert median_over_pairs(matrix[:2, :2], rng=np.random.default_rng(2)) == Estimate(matrix[0, 1], None, 2)
+
+
+def test_a_ratio_over_pairs_is_one_of_medians_and_has_an_interval_over_seeds(rng):
+    above, below = (squareform(1 + rng.random(28)) for _ in range(2))
+    ratio = ratio_over_pairs(above, below, rng=rng, unit="share")
+    assert ratio.value == np.median(pair_values(above)) / np.median(pair_values(below))
+    assert ratio.ci is not None
+    assert ratio.ci[0] <= ratio.value <= ratio.ci[1]
+    assert (ratio.n, ratio.unit) == (8, "share")
+    assert ratio_over_pairs(3 * below, below, rng=rng).ci == pytest.approx((3, 3))
+    with pytest.raises(ValueError, match="the median of `below`"):
+        ratio_over_pairs(above, 0 * below, rng=rng)

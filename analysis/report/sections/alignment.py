@@ -7,8 +7,8 @@ from analysis.figures import alignment as figures
 from analysis.figures import style
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
-from analysis.similarity import median_over_pairs, pair_values
-from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
+from analysis.similarity import median_over_pairs, pair_values, ratio_over_pairs
+from analysis.statistics import Estimate, median
 from analysis.training import metric_unit
 from wspace.run import Run
 
@@ -94,7 +94,7 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
                 findings[f"barrier_{way}_{split}_{how}"] = finding(median_over_pairs(matrix, rng=rng, unit=unit))
     raw, aligned = (result.barriers[way]["train_loss"]["chord"] for way in ("raw", "weights"))
     if np.median(pair_values(raw)) > 0:
-        findings["barrier_left"] = finding(_ratio(aligned, raw, rng, "share"))
+        findings["barrier_left"] = finding(ratio_over_pairs(aligned, raw, rng=rng, unit="share"))
     for name, layers in result.units.items():
         for layer, values in enumerate(layers):
             key = f"unit_cosine_{name}_layer_{layer + 1}"
@@ -209,20 +209,10 @@ def _certificate(findings: dict) -> str:
 
 def _removed(before: Geometry, after: Geometry, rng: np.random.Generator) -> Estimate:
     """1 - median squared distance after / before, seeds resampled."""
-    ratio = _ratio(after.distance**2, before.distance**2, rng, "share")
+    ratio = ratio_over_pairs(after.distance**2, before.distance**2, rng=rng, unit="share")
     removed = lambda left: round(1 - left, 9) + 0.0  # noqa: E731  # where nothing moved, rounding removes nothing
     ci = None if ratio.ci is None else (removed(ratio.ci[1]), removed(ratio.ci[0]))
     return Estimate(removed(ratio.value), ci, ratio.n, "share")
-
-
-def _ratio(above: np.ndarray, below: np.ndarray, rng: np.random.Generator, unit: str = "") -> Estimate:
-    """Median over pairs of `above` / median over pairs of `below`, seeds resampled."""
-    over, under, num = pair_median(above), pair_median(below), len(above)
-    everything = np.arange(num)[None]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have a denominator of 0
-        ci = bootstrap_seeds(lambda seeds: over(seeds) / under(seeds), num, rng=rng, pairs=True)
-    value = float(over(everything)[0] / under(everything)[0])
-    return Estimate(value, ci if ci and np.all(np.isfinite(ci)) else None, num, unit)
 
 
 def _facts(findings: dict) -> tuple[tuple[str, str], ...]:

@@ -5,8 +5,8 @@ import numpy as np
 from analysis.figures import similarity as figures
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged, varied
-from analysis.similarity import distances, median_over_pairs
-from analysis.statistics import Estimate, bootstrap_seeds, median, pair_median
+from analysis.similarity import distances, median_over_pairs, ratio_over_pairs
+from analysis.statistics import median
 from wspace.run import Run
 
 
@@ -32,7 +32,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         findings["ratio_to_init"] = finding(result.change)
     for name, null in (("unrelated", result.orthogonal_ends), ("right_angled", result.orthogonal_moves)):
         if np.all(null[np.triu_indices(num, 1)] > 0):
-            findings[f"ratio_to_{name}"] = finding(_ratio(result.end, null, rng))
+            findings[f"ratio_to_{name}"] = finding(ratio_over_pairs(result.end, null, rng=rng))
     moved = bool(np.all(result.travelled > 0))
     if moved:
         findings["cosine"] = finding(median_over_pairs(result.cosine, rng=rng))
@@ -108,14 +108,6 @@ def _compared(change) -> str:
     if change["ci"][1] < 1:
         return "Restarts end closer together than"
     return "Restarts end, as far as these seeds can tell, as far apart as"
-
-
-def _ratio(above: np.ndarray, below: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Median over pairs of `above` / median over pairs of `below`, seeds resampled."""
-    over, under, num = pair_median(above), pair_median(below), len(above)
-    everything = np.arange(num)[None]
-    ci = bootstrap_seeds(lambda seeds: over(seeds) / under(seeds), num, rng=rng, pairs=True)
-    return Estimate(float(over(everything)[0] / under(everything)[0]), ci, num)
 
 
 def _pictures(result, moved: bool, num: int):
