@@ -20,13 +20,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from analysis.alignment import Repaired, match_activations
 from analysis.alignment.study import Study, study
-from analysis.connectivity import straight_line
+from analysis.connectivity import Between, straight_line
 from analysis.pairs import pair_rows, square
 from analysis.report import write_report
 from analysis.report.findings import finding
@@ -35,9 +37,11 @@ from analysis.statistics import Estimate
 from wspace.monitor import Bar
 from wspace.run import Run
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedSpec, Spec, TrainSpec
+from wspace.symmetry import act
 from wspace.train import train
+from wspace.tree import Params
 
-Measure = Callable[[Study], Estimate]
+Measure = Callable[[Run, Study], Estimate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +64,25 @@ class Experiment:
 
 def barrier(way: str, loss: str) -> Measure:
     """Median over pairs of the barrier above the chord, nats."""
-    return lambda s: median_over_pairs(s.barriers[way][loss]["chord"], rng=np.random.default_rng(0), unit="nats")
+    return lambda _, s: median_over_pairs(s.barriers[way][loss]["chord"], rng=np.random.default_rng(0), unit="nats")
 
 
 def cosine(which: str) -> Measure:
     """Median over pairs of the cosine between two networks."""
-    return lambda s: median_over_pairs(s.geometry[which].cosine, rng=np.random.default_rng(0))
+    return lambda _, s: median_over_pairs(s.geometry[which].cosine, rng=np.random.default_rng(0))
+
+
+def activations_repaired(run: Run, result: Study) -> Estimate:
+    """Median train barrier above the chord of pairs matched by activations, every point of the line repaired."""
+    model, ids = run.model, run.seeds[run.converged()][result.rows].tolist()
+
+    def end(i: int, j: int) -> Params:
+        b = run.params([j])
+        match = match_activations(model.symmetry, run.params(i), b, model=model, x=run.data.x_train)
+        return jax.tree.map(lambda leaf: leaf[0], act(model.symmetry, match.element, b))
+
+    matrix = _barriers(run, ids, run.path / "activations-repaired", end, Repaired(model))
+    return median_over_pairs(matrix, rng=np.random.default_rng(0), unit="nats")
 
 
 def repair_rows(raw: float, matched: float, repaired: float) -> tuple[tuple[str, float, Measure], ...]:
@@ -73,6 +90,7 @@ def repair_rows(raw: float, matched: float, repaired: float) -> tuple[tuple[str,
     return (
         ("train barrier, raw", raw, barrier("raw", "train_loss")),
         ("train barrier, activations matched", matched, barrier("activations", "train_loss")),
+        ("train barrier, activations matched, REPAIR", repaired, activations_repaired),
         ("train barrier, weights matched", matched, barrier("weights", "train_loss")),
         ("train barrier, weights matched, REPAIR", repaired, barrier("repaired", "train_loss")),
     )
@@ -146,7 +164,7 @@ def main(
             progress=lambda text, name=name: console.print(f"{name}: {text}"),
         )  # fmt: skip
         for quantity, published, measure in experiment.rows:
-            add(name, quantity, published, measure(result))
+            add(name, quantity, published, measure(run, result))
         if reports:
             write_report(run)
     if not only or "children" in only:
@@ -195,24 +213,34 @@ def children(data: Path, num_seeds: int, num_steps: int | None, out: Path, conso
         spec = make_spec(f"children-{number}", experiment, data, num_steps, seeds, batch_size=100)
         run = _train(spec, out / spec.name, console)
         console.print(f"children, {name}: barriers")
-        yield f"train barrier, {name}", median_over_pairs(_barriers(run), rng=np.random.default_rng(0), unit="nats")
+        matrix = _barriers(run, run.seeds[run.converged()].tolist(), run.path / "barriers", lambda _, j: run.params(j))  # noqa: B023
+        yield f"train barrier, {name}", median_over_pairs(matrix, rng=np.random.default_rng(0), unit="nats")
         if reports:
             write_report(run)
 
 
-def _barriers(run: Run) -> np.ndarray:
-    """Of the train loss above the chord, (seed, seed) in nats; rows are kept beside the run."""
-    ids = run.seeds[run.converged()].tolist()
+def _barriers(
+    run: Run, ids: list[int], path: Path, end: Callable[[int, int], Params], between: Between | None = None
+) -> np.ndarray:
+    """Of the train loss above the chord from seed i to end(i, j), (seed, seed) in nats; rows are kept beside the run."""
 
-    def compute(i: int) -> dict[str, np.ndarray]:
+    def compute(row: int) -> dict[str, np.ndarray]:
         lines = [
-            straight_line(run.model, run.loss_kind, run.params(ids[i]), run.params(j), run.data, num_alphas=11)
-            for j in ids[i + 1 :]
+            straight_line(
+                run.model,
+                run.loss_kind,
+                run.params(ids[row]),
+                end(ids[row], j),
+                run.data,
+                num_alphas=11,
+                between=between,
+            )
+            for j in ids[row + 1 :]
         ]
         return {"chord": np.array([line.barriers["train_loss"].chord for line in lines])}
 
     settings = {"seeds": ids, "created": run.provenance["created"]}
-    return square(pair_rows(run.path / "barriers", settings, len(ids), compute), "chord")
+    return square(pair_rows(path, settings, len(ids), compute), "chord")
 
 
 def _train(spec: Spec, out: Path, console: Console) -> Run:
