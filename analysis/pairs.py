@@ -2,7 +2,7 @@
 
 import io
 import json
-import shutil
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +14,8 @@ from wspace import store
 from wspace.errors import StoreError
 
 Row = dict[str, np.ndarray]
+RECORD = "pairs.json"
+_ROW = re.compile(r"row-\d{5}\.npz|\.row-\d{5}\.npz\.\d+\.partial|\.pairs\.json\.\d+\.partial")
 
 
 def pair_rows(
@@ -75,13 +77,17 @@ def _read(file: Path) -> Row:
 
 
 def _prepare(path: Path, settings: str) -> None:
-    """A folder with these settings: kept if it has them, emptied if it has others, refused if it is not ours."""
-    record = path / "settings.json"
+    """A folder with these settings: kept if it has them, emptied of rows if it has others, refused if it is not ours."""
+    record = path / RECORD
     with store.writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = [entry.name for entry in path.iterdir() if entry.name != RECORD and not _ROW.fullmatch(entry.name)]
+        if foreign or (not record.exists() and any(path.iterdir())):
+            raise StoreError(
+                f"{path} holds {foreign or 'rows without a record'}: it is no folder of pairs; name another"
+            )
         if record.exists() and record.read_text(encoding="utf-8") == settings:
             return
-        if path.exists() and not record.exists() and any(path.iterdir()):
-            raise StoreError(f"{path} exists and holds no pairs of networks; name another folder, or remove it")
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        for row in path.glob("row-*.npz"):
+            row.unlink()
         store.replace_file(record, settings.encode())

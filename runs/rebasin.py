@@ -140,11 +140,15 @@ def main(
         reports: write every run's own report as well.
         out: folder of the runs and of comparison.json.
     """
-    console = Console()
+    console, every = Console(), (*EXPERIMENTS, "children")
+    if unknown := set(only) - set(every):
+        console.print(f"--only got {sorted(unknown)}; the experiments are {', '.join(every)}")
+        return 2
     if not data.is_dir():
         console.print(f"{data} is not there: training on scikit-learn's digits, whose numbers are not comparable")
     table = Table("experiment", "quantity", "published", "measured", "95 % interval", "networks")
-    found: dict[str, dict] = {}
+    numbers = out / "comparison.json"
+    found: dict[str, dict] = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
 
     def add(name: str, quantity: str, published: float | None, estimate: Estimate) -> None:
         found.setdefault(name, {})[quantity] = finding(estimate) | {"published": published}
@@ -171,8 +175,8 @@ def main(
         for quantity, estimate in children(data, num_seeds, num_steps, out, console, reports):
             add("children", quantity, None, estimate)
     console.print(table)
-    (out / "comparison.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    console.print(f"numbers: {out / 'comparison.json'}; every run's folder has a report", soft_wrap=True)
+    numbers.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    console.print(f"numbers: {numbers}; every run's folder has a report", soft_wrap=True)
     return 0
 
 

@@ -727,3 +727,60 @@ def test_check_refuses_own_models_that_forget_any_axis(rng, model, shape):
         for axis in units.axes:
             with pytest.raises(SymmetryError, match=f"symmetry of layer {layer} .* changes the model's outputs"):
                 symmetry.check(ApplyOnly(model), without(model.symmetry, layer, axis.leaf), params, x)
+
+
+def test_act_refuses_elements_of_other_sizes_or_stacks(rng):
+    group = MLP((3, 4, 2)).symmetry
+    params = (
+        {"weight": np.ones((5, 3, 4)), "bias": np.ones((5, 4))},
+        {"weight": np.ones((5, 4, 2)), "bias": np.ones((5, 2))},
+    )
+    with pytest.raises(ValueError, match=r"stacked as \(3,\) act on '0.weight' of shape \(5, 3, 4\)"):
+        symmetry.act(group, symmetry.random_element(group, rng, (3,)), params)
+    with pytest.raises(ValueError, match="a layer has 4 units"):
+        symmetry.act(group, symmetry.random_element(MLP((3, 6, 2)).symmetry, rng, (5,)), params)
+
+
+def test_check_sees_a_fault_beside_one_huge_example_or_one_huge_output(rng):
+    group = Symmetry((Units(8, (Axis("w", -1), Axis("v", -2, sends=True))),))  # the bias is forgotten
+    params = {name: rng.standard_normal(shape) for name, shape in (("w", (4, 8)), ("b", 8), ("v", (8, 2)))}
+    x = rng.standard_normal((30, 4))
+
+    @dataclasses.dataclass(frozen=True)
+    class Net:
+        size: float = 1.0
+
+        def apply(self, params, x):
+            return (jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]) * jnp.array([1.0, self.size])
+
+    for model, inputs in ((Net(), np.concatenate([1e9 * x[:1], x[1:]])), (Net(1e12), x)):
+        with pytest.raises(SymmetryError, match="perm symmetry of layer 0"):
+            symmetry.check(model, group, params, inputs)
+
+
+def test_check_takes_integer_inputs_and_leaves_that_must_stay_positive(rng):
+    @dataclasses.dataclass(frozen=True)
+    class Tokens:
+        def apply(self, params, x):
+            h = params["embed"][x].mean(axis=1) / jnp.sqrt(params["variance"])
+            return jnp.tanh(h) @ params["read"]
+
+    axes = (Axis("embed", -1), Axis("variance", -1), Axis("read", -2, sends=True))
+    params = {
+        "embed": rng.standard_normal((9, 5)),
+        "variance": 0.1 + rng.random(5),
+        "read": rng.standard_normal((5, 2)),
+    }
+    tokens = rng.integers(9, size=(20, 3))
+    symmetry.check(Tokens(), Symmetry((Units(5, axes),)), params, tokens)
+    with pytest.raises(SymmetryError, match="perm symmetry"):
+        symmetry.check(Tokens(), Symmetry((Units(5, (axes[0], axes[2])),)), params, tokens)
+    with pytest.raises(SymmetryError, match="there are none"):
+        symmetry.check(Tokens(), Symmetry((Units(5, axes),)), params, tokens[:0])
+
+
+def test_balance_refuses_what_is_not_finite(rng):
+    model = MLP((3, 4, 2))
+    params = ({"weight": np.full((3, 4), np.nan), "bias": np.ones(4)}, {"weight": np.ones((4, 2)), "bias": np.ones(2)})
+    with pytest.raises(ValueError, match=r"0.weight is not finite"):
+        symmetry.balance(model.symmetry, params)

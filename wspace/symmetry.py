@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from wspace.errors import SymmetryError
 from wspace.tree import AnyArray, Layout, Params
@@ -140,12 +140,24 @@ def act(symmetry: Symmetry, element: Element, params: Params) -> Params:
 
     Returns:
         Params of the same structure.
+
+    Raises:
+        ValueError: the element is not of these layers, or is stacked otherwise than the params.
     """
     names = Layout.of(params).names
     leaves, treedef = jax.tree.flatten(params)
     found = dict(zip(names, leaves, strict=True))
     for units, perm, factor in zip(symmetry.layers, element.perms, element.factors, strict=True):
+        if perm.shape[-1] != units.num or factor.shape != perm.shape:
+            raise ValueError(
+                f"a layer has {units.num} units, the element a perm of shape {perm.shape} and factors of {factor.shape}"
+            )
         for axis in units.axes:
+            batch, shape = perm.shape[:-1], found[axis.leaf].shape
+            if shape[: len(batch)] != batch:
+                raise ValueError(
+                    f"elements stacked as {batch} act on {axis.leaf!r} of shape {shape}: equal leading axes are expected"
+                )
             found[axis.leaf] = _act_on_axis(found[axis.leaf], perm, factor, axis)
     return jax.tree.unflatten(treedef, [found[name] for name in names])
 
@@ -201,7 +213,7 @@ def balance(symmetry: Symmetry, params: Params, batch_ndim: int = 0) -> Element:
 
     Args:
         symmetry: the group.
-        params: leaves batch + shape; read in float64.
+        params: leaves batch + shape, finite; read in float64.
         batch_ndim: number of leading axes that all leaves share.
 
     Returns:
@@ -209,8 +221,11 @@ def balance(symmetry: Symmetry, params: Params, batch_ndim: int = 0) -> Element:
 
     Raises:
         SymmetryError: the sweeps do not converge.
+        ValueError: a value is not finite.
     """
     names, leaves = Layout.of(params).names, [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+    if bad := [name for name, leaf in zip(names, leaves, strict=True) if not np.all(np.isfinite(leaf))]:
+        raise ValueError(f"{', '.join(bad)} is not finite: only finite params can be balanced")
     batch = leaves[0].shape[:batch_ndim]
     result = identity(symmetry, batch)
     for index in np.ndindex(*batch):
@@ -220,7 +235,7 @@ def balance(symmetry: Symmetry, params: Params, batch_ndim: int = 0) -> Element:
     return result
 
 
-def check(model: Any, symmetry: Symmetry, params: Params, x: Float[AnyArray, "example *feature"]) -> None:
+def check(model: Any, symmetry: Symmetry, params: Params, x: Shaped[AnyArray, "example *feature"]) -> None:
     """Refuse a declared symmetry that does not fit the params or does not preserve the function.
 
     Each kind of symmetry of each layer is tried by itself, with a random element, on up to CHECK_EXAMPLES examples in
@@ -237,22 +252,21 @@ def check(model: Any, symmetry: Symmetry, params: Params, x: Float[AnyArray, "ex
         SymmetryError: a leaf or an axis does not exist, is declared twice or has another size; or outputs change.
     """
     check_axes(symmetry, Layout.of(params))
+    if len(x) == 0:
+        raise SymmetryError("the symmetry is checked on examples, and there are none")
     rng = np.random.default_rng(0)
     given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    spread = lambda leaf: np.sqrt(np.mean(np.square(leaf))) or 1.0  # noqa: E731
     with jax.enable_x64(True):
-        inputs, told = np.asarray(x[:CHECK_EXAMPLES], np.float64), 0
+        inputs = np.asarray(x[:CHECK_EXAMPLES])
+        inputs = inputs if np.issubdtype(inputs.dtype, np.integer) else inputs.astype(np.float64)
+        told = 0
         for index in range(MAX_PLACES):
-            place = (
-                jax.tree.map(lambda leaf: leaf + spread(leaf) * rng.standard_normal(leaf.shape), given)
-                if index
-                else given
-            )
-            outputs = np.asarray(model.apply(place, inputs))
-            if not np.all(np.isfinite(outputs)):
+            place = jax.tree.map(lambda leaf: _generic(leaf, rng), given) if index else given
+            outputs = model.apply(place, inputs)
+            if np.all(np.isfinite(np.asarray(outputs, np.float64))):
+                told += _check_place(model, symmetry, place, inputs, outputs, rng)
+            elif index == 0:
                 raise SymmetryError("the model's outputs are not finite, so that its symmetry cannot be checked")
-            _check_place(model, symmetry, place, inputs, outputs, rng)
-            told += bool(np.ptp(outputs, axis=0).any())  # where hidden units are dead, outputs do not vary
             if told >= NUM_PLACES:
                 break
 
@@ -343,20 +357,39 @@ def _step(units: Units, squares: dict[str, np.ndarray], group: slice) -> np.ndar
     return np.sqrt(np.divide(sent, received, out=np.ones(len(sent)), where=alive))
 
 
+def _generic(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random leaf of this size; one whose values are all positive stays so (variances, scales)."""
+    noise = rng.standard_normal(leaf.shape)
+    if leaf.size and np.all(leaf > 0):
+        return leaf * np.exp(SPREAD * noise)
+    return leaf + (np.sqrt(np.mean(np.square(leaf))) or 1.0) * noise
+
+
 def _check_place(
-    model: Any, symmetry: Symmetry, place: Params, inputs: np.ndarray, outputs: np.ndarray, rng: np.random.Generator
-) -> None:
-    tolerance = np.sqrt(np.finfo(outputs.dtype).eps) * max(float(np.abs(outputs).max()), 1e-300)
+    model: Any, symmetry: Symmetry, place: Params, inputs: np.ndarray, outputs: Any, rng: np.random.Generator
+) -> bool:
+    """Try every kind of symmetry of every layer; whether outputs vary, without which (dead units) nothing is told.
+
+    A change counts against the smaller of the sizes of its example and of its output, so that neither one large example
+    nor one large output hides it.
+    """
+    eps, outputs = float(jnp.finfo(outputs.dtype).eps), np.asarray(outputs, np.float64)
+    flat = outputs.reshape(len(outputs), -1)
+    size = np.minimum(np.abs(flat).max(axis=1, keepdims=True), np.abs(flat).max(axis=0))
+    tolerance = np.sqrt(eps) * size + 1e3 * eps * np.abs(flat) + np.finfo(float).tiny
     for layer, units in enumerate(symmetry.layers):
         kinds: list[Kind] = ["perm", *(["sign"] if units.sign else []), *(["scale"] if units.scale else [])]
         for kind in kinds:
-            moved = np.asarray(model.apply(act(symmetry, _trial(symmetry, layer, kind, rng), place), inputs))
-            if not (change := float(np.abs(moved - outputs).max())) <= tolerance:
+            moved = model.apply(act(symmetry, _trial(symmetry, layer, kind, rng), place), inputs)
+            change = np.abs(np.asarray(moved, np.float64).reshape(flat.shape) - flat)
+            if not np.all(change <= tolerance):
+                worst = np.unravel_index(np.argmax(np.nan_to_num(change / tolerance, nan=np.inf)), flat.shape)
                 raise SymmetryError(
                     f"the declared {kind} symmetry of layer {layer} ({units.num} units) changes the model's outputs by up "
-                    f"to {change:.3g} (rounding explains {tolerance:.1g}): does a leaf or an axis miss in its "
-                    "declaration, or is the activation not of this kind?"
+                    f"to {change[worst]:.3g} (rounding explains {tolerance[worst]:.1g}): does a leaf or an axis miss in "
+                    "its declaration, or is the activation not of this kind?"
                 )
+    return bool(np.ptp(flat, axis=0).any())
 
 
 def _trial(symmetry: Symmetry, layer: int, kind: Kind, rng: np.random.Generator) -> Element:

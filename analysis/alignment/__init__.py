@@ -5,7 +5,7 @@ from analysis.alignment.all_pairs import PairMatches, cycle_error, match_pairs, 
 from analysis.alignment.frank_wolfe import match_frank_wolfe
 from analysis.alignment.matching import Match, match_weights
 from analysis.alignment.merging import Repaired, average, repair
-from analysis.alignment.nulls import Recovery, planted, random_relabelling
+from analysis.alignment.nulls import Recovery, planted, random_relabelling, scrambled
 from analysis.alignment.population import (
     Alignment,
     align_to_mean,
@@ -36,5 +36,6 @@ __all__ = [
     "planted",
     "random_relabelling",
     "repair",
+    "scrambled",
     "transitivity_loss",
 ]

@@ -93,6 +93,7 @@ def _sums(model: Any, num_layers: int, a: Params, b: Params, x) -> list[tuple]:
     """Per layer: sum h_i h'_j, and the sums of h, h', h^2, h'^2, over examples and any axes between them and units."""
     result = []
     for h, other in zip(*(model.activations(p, x)[:num_layers] for p in (a, b)), strict=True):
+        h, other = (v.astype(jnp.float64) for v in (h, other))  # the model may compute in less
         h, other = (v.reshape(len(x), -1, v.shape[-1]).mean(axis=1) if v.ndim > 2 else v for v in (h, other))
         result.append((h.T @ other, h.sum(0), other.sum(0), jnp.square(h).sum(0), jnp.square(other).sum(0)))
     return result

@@ -15,6 +15,8 @@ from analysis.statistics import Estimate, bootstrap_seeds
 from wspace.symmetry import Element, Symmetry, act, compose, identity, invert, share_fixed
 from wspace.tree import Params
 
+LEAST_SEEDS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class PairMatches:
@@ -40,9 +42,8 @@ class PairMatches:
         return np.sqrt(np.maximum(squares[:, None] + squares - 2 * inner, 0))
 
     def cosine(self, inner: Float[np.ndarray, "seed seed"]) -> Float[np.ndarray, "seed seed"]:
-        """Cosine between theta_i and g_ij theta_j."""
-        norms = np.sqrt(np.diag(self.inner))
-        return inner / np.outer(norms, norms)
+        """Cosine between theta_i and g_ij theta_j; 0 where a network is 0."""
+        return cosines(inner, np.diag(self.inner))
 
 
 def match_pairs(
@@ -91,6 +92,14 @@ def match_pairs(
     return PairMatches(_elements(symmetry, rows), inner, raw, square(rows, "spread"), converged)
 
 
+def cosines(
+    inner: Float[np.ndarray, "seed seed"], squares: Float[np.ndarray, "seed"]
+) -> Float[np.ndarray, "seed seed"]:
+    """inner_ij / (|theta_i| |theta_j|) from inner products and squared norms; 0 where a norm is 0."""
+    norms = np.sqrt(np.outer(squares, squares))
+    return np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
+
+
 def digest(params: Params) -> str:
     """SHA-256 of the leaves' values: which networks a number on disk was computed from."""
     leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
@@ -105,17 +114,20 @@ def transitivity_loss(matches: PairMatches, alignment: Alignment) -> float:
     """
     upper = np.triu_indices(len(matches.inner), 1)
     raw, own = float(matches.raw[upper].sum()), float(matches.inner[upper].sum())
-    return 1 - (alignment.objective - raw) / (own - raw) if own > raw else 0.0
+    return 1 - (alignment.objective - raw) / (own - raw) if own - raw > 1e-12 * abs(own) else 0.0
 
 
 def cycle_error(element: Element, *, rng: np.random.Generator) -> Estimate:
     """Share of hidden units that do not come back to themselves around a cycle of three networks, i <- j <- k <- i.
 
-    0 for elements that come from one labelling; 1 - 1/n for unrelated ones of n units.
+    0 for elements that come from one labelling; for unrelated ones of n units 1 - 1/n, with signs 1 - 1/(2n).
 
     Args:
         element: stacked (seed, seed, unit): [i, j] brings network j to network i.
-        rng: source of the bootstrap over seeds.
+        rng: source of the bootstrap over seeds; resamples with fewer than three distinct ones are drawn again.
+
+    Returns:
+        The mean over triples; no interval below LEAST_SEEDS networks, whose few triples nearly all share seeds.
 
     Raises:
         ValueError: there are fewer than three networks, or no hidden units.
@@ -135,15 +147,18 @@ def cycle_error(element: Element, *, rng: np.random.Generator) -> Estimate:
     table[i, j, k], weight[i, j, k] = errors, 1.0
 
     def mean(resamples: np.ndarray) -> np.ndarray:
-        """Triples weighted by how often their seeds were drawn; without three distinct ones, the mean of all."""
+        """Triples weighted by how often their seeds were drawn."""
         means = []
         for row in resamples:
+            while len(np.unique(row)) < 3:
+                row = rng.integers(num, size=num)
             counts = np.bincount(row, minlength=num).astype(float)
             total, of = (((cube @ counts) @ counts) @ counts for cube in (table, weight))
-            means.append(total / of if of else errors.mean())
+            means.append(total / of)
         return np.array(means)
 
-    return Estimate(float(errors.mean()), bootstrap_seeds(mean, num, rng=rng, pairs=True), num, "share")
+    ci = bootstrap_seeds(mean, num, rng=rng, pairs=True) if num >= LEAST_SEEDS else None
+    return Estimate(float(errors.mean()), ci, num, "share")
 
 
 def _elements(symmetry: Symmetry, rows: list[Row]) -> Element:

@@ -1,6 +1,8 @@
 """The linear assignment problem, many at a time: which unit goes to which."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -47,5 +49,26 @@ def in_threads(
         items: in order.
         num_threads: default: the cores that this process may use.
     """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_threads or num_cores()) as pool:
+    with _one_blas_thread(), ThreadPoolExecutor(num_threads or num_cores()) as pool:
         return list(pool.map(function, items))
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The limit is the process's: the first to come sets it, the last to go takes it away."""
+    global _limits, _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _limits = threadpool_limits(1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0 and _limits is not None:
+                _limits.restore_original_limits()
+
+
+_lock, _depth = threading.Lock(), 0
+_limits: threadpool_limits | None = None

@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.alignment.ascent import Climb, Labels, Similarities, climb, contract
 from analysis.alignment.assignment import assign, in_threads
-from analysis.alignment.matching import Match, Pairs, collect, random_labels
+from analysis.alignment.matching import Match, Pairs, collect, random_labels, spawn
 from wspace.symmetry import Symmetry
 from wspace.tree import Params
 
@@ -44,8 +44,10 @@ def match_frank_wolfe(
     Raises:
         ValueError: the architectures differ, a value is not finite, or a leaf is shared by more than two layers.
     """
+    if num_restarts < 1:
+        raise ValueError(f"num_restarts = {num_restarts}: at least 1 is expected")
     pairs = Pairs(symmetry, reference, params)
-    rngs = rng.spawn(len(pairs))
+    rngs = spawn(rng, len(pairs))
 
     def one(index: int) -> list[Climb]:
         similarities = Similarities(symmetry, *pairs[index])

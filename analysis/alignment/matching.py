@@ -67,6 +67,10 @@ class Pairs(Sequence[tuple[Leaves, Leaves]]):
                 "(stack_params), the reference alone or stacked like them"
             )
         self._num = shapes_b[0][0]
+        if any(shape[0] != self._num for shape in shapes_b) or self._num == 0:
+            raise ValueError(
+                f"the networks that are moved are stacked to different lengths, or none: {_described(layouts[1])}"
+            )
         one = jax.tree.unflatten(jax.tree.structure(params), [leaf[0] for leaf in self._b])
         symmetries.check_axes(symmetry, Layout.of(one))
         for what, leaves in (("reference", self._a), ("network that is moved", self._b)):
@@ -100,7 +104,8 @@ def match_weights(
 
     Given all other layers, a layer's best labels are the linear assignment of its similarity S[i, j], the inner product
     of all that unit i of the reference and unit j of the network receive and send. Solving layer after layer until none
-    improves finds a local maximum of an NP-hard problem; with one hidden layer, the global one. All sums are in float64.
+    improves finds a local maximum of an NP-hard problem; with one hidden layer that does not feed itself, the global one.
+    All sums are in float64.
     Since |theta_reference - g theta|^2 = |theta_reference|^2 + |theta|^2 - 2 <., .>, the distance is minimised. Ainsworth
     et al. 2023 (2209.04836), algorithm 1; for signs see `assignment.assign`.
 
@@ -120,7 +125,7 @@ def match_weights(
     if num_restarts < 1:
         raise ValueError(f"num_restarts = {num_restarts}: at least 1 is expected")
     pairs = Pairs(symmetry, reference, params)
-    rngs = rng.spawn(len(pairs))
+    rngs = spawn(rng, len(pairs))
 
     def one(index: int) -> list[Climb]:
         similarities = Similarities(symmetry, *pairs[index])
@@ -130,6 +135,11 @@ def match_weights(
         return [climb(similarities, labels, rngs[index]) for labels in starts[:num_restarts]]
 
     return collect(in_threads(one, range(len(pairs)), num_threads))
+
+
+def spawn(rng: np.random.Generator, num: int) -> list[np.random.Generator]:
+    """Generators of their own for `num` pairs, drawn from the stream, so that a generator that went on gives others."""
+    return [np.random.default_rng(seed) for seed in rng.integers(2**63, size=num)]
 
 
 def random_labels(symmetry: Symmetry, rng: np.random.Generator) -> list[Labels]:

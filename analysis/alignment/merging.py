@@ -34,7 +34,7 @@ def repair(
     Averaging shrinks the variance of pre-activations layer after layer. Here unit j of each hidden layer is rescaled and
     shifted, z -> (z - mean z) sigma_j / std z + mu_j, with mu_j and sigma_j the weighted means of its parents' means and
     standard deviations, layer after layer as the repaired network computes them; scale and shift go into weight and bias.
-    REPAIR, Jordan et al. 2023 (2211.08403). Units that are constant on x keep their scale. Pure JAX, in the dtype given.
+    REPAIR, Jordan et al. 2023 (2211.08403). Units that are constant on x keep their scale. Pure JAX, in `merged`'s dtype.
 
     Args:
         model: an MLP with biases.
@@ -44,11 +44,14 @@ def repair(
         x: train inputs that the statistics are taken from, all of them.
 
     Raises:
-        ValueError: the model has no biases, or is not an MLP.
+        ValueError: the model has no biases, or is not an MLP; or the weights are not one for each parent.
     """
     if not isinstance(model, MLP) or not model.bias:
         raise ValueError(f"repair shifts pre-activations, which takes an MLP with biases; got {model}")
     phi, num = ACTIVATIONS[model.activation], len(model.sizes) - 2
+    x = jnp.asarray(x, jax.tree.leaves(merged)[0].dtype)  # integers would round the weights away
+    if np.shape(weights) != (parents := jax.tree.leaves(params)[0].shape[:1]):
+        raise ValueError(f"weights of shape {np.shape(weights)} for {parents[0]} parents: one for each is expected")
     targets = jax.vmap(lambda p: _statistics(model, p, x))(params)
     h, layers = jnp.asarray(x), list(merged)
     for i in range(num):

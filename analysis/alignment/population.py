@@ -59,6 +59,7 @@ def align_to_reference(symmetry: Symmetry, params: Params, reference: int, *, ma
         raise ValueError(f"reference = {reference} is no position among {num} networks")
     reference %= num
     match = matcher(symmetry, pick(params, reference), params)
+    match = dataclasses.replace(match, element=jax.tree.map(np.array, match.element))  # a copy, to write to
     for ours, none in zip(sum(match.element, ()), sum(identity(symmetry), ()), strict=True):
         ours[reference] = none  # nothing is closer to it than itself
     total = objective(act(symmetry, match.element, params))
@@ -66,19 +67,19 @@ def align_to_reference(symmetry: Symmetry, params: Params, reference: int, *, ma
 
 
 def align_to_medoid(symmetry: Symmetry, params: Params, *, matcher: Matcher, max_rounds: int = 4) -> Alignment:
-    """Match every network to the one that is closest to all others once they are aligned.
+    """Match every network to the one that is most like all others, in cosine, once they are aligned.
 
-    Begins with the shortest network as the reference; the medoid of the aligned population is the next one, until it is
+    Begins with the one that is so before alignment; the medoid of the aligned population is the next one, until it is
     its own medoid, the objective no longer grows, or for `max_rounds`. The best round is returned.
     """
     population_size(params)
-    reference, best, history, settled = int(np.argmin(np.diag(gram(params)))), None, [], False
+    reference, best, history, settled = _central(gram(params)), None, [], False
     for _ in range(max_rounds):
         found = align_to_reference(symmetry, params, reference, matcher=matcher)
         history.append(max([found.objective, *history]))
         if settled := best is not None and found.objective < best.objective - GAIN * abs(best.objective):
             break
-        best, medoid = found, _medoid(gram(act(symmetry, found.element, params)))
+        best, medoid = found, _central(gram(act(symmetry, found.element, params)))
         if settled := medoid == reference:
             break
         reference = medoid
@@ -208,7 +209,8 @@ def _wide(params: Params) -> Params:
     return jax.tree.map(np.float64, params)
 
 
-def _medoid(inner: np.ndarray) -> int:
-    """The network with the smallest sum of distances to the others, from their Gram matrix."""
-    squares = np.diag(inner)
-    return int(np.argmin(np.sqrt(np.maximum(squares[:, None] + squares - 2 * inner, 0)).sum(axis=1)))
+def _central(inner: np.ndarray) -> int:
+    """The network with the largest sum of cosines to the others: lengths do not count, nor does one that is 0."""
+    norms = np.sqrt(np.outer(np.diag(inner), np.diag(inner)))
+    cosines = np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
+    return int(np.argmax(cosines.sum(axis=1)))

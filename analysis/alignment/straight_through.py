@@ -60,7 +60,7 @@ def match_straight_through(
     lift = lambda a, b: np.broadcast_to(np.asarray(a), b.shape).astype(b.dtype)  # noqa: E731
     reference = jax.tree.map(lift, reference, stacked)
     optimizer = optax.adam(1.0)
-    size = jax.tree.map(lambda leaf: learning_rate * np.sqrt(np.mean(np.square(leaf)) or 1.0), reference)
+    size = jax.tree.map(lambda leaf: learning_rate * _root_mean_square(leaf), reference)
 
     @jax.jit
     @jax.vmap
@@ -92,3 +92,9 @@ def match_straight_through(
         converged=best < 0.9 * num_steps,
         history=tuple(np.maximum.accumulate(trace, axis=1)),
     )
+
+
+def _root_mean_square(leaf: np.ndarray) -> np.ndarray:
+    """Of each pair's leaf, with axes of length 1; 1 where it is 0."""
+    size = np.sqrt(np.mean(np.square(leaf, dtype=np.float64), axis=tuple(range(1, leaf.ndim)), keepdims=True))
+    return np.where(size > 0, size, 1.0).astype(leaf.dtype)

@@ -13,23 +13,24 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.alignment.activations import match_activations
-from analysis.alignment.all_pairs import PairMatches, cycle_error, digest, match_pairs, transitivity_loss
+from analysis.alignment.all_pairs import PairMatches, cosines, cycle_error, digest, match_pairs, transitivity_loss
 from analysis.alignment.assignment import in_threads
 from analysis.alignment.matching import Match, match_weights
 from analysis.alignment.merging import Repaired
-from analysis.alignment.nulls import Recovery, planted, random_relabelling
-from analysis.alignment.population import Alignment, align_to_medoid, align_universe, gram, pick
+from analysis.alignment.nulls import Recovery, planted, random_relabelling, scrambled
+from analysis.alignment.population import Alignment, align_to_medoid, align_universe, gram, pick, population_size
 from analysis.connectivity import LOSSES, Between, straight_line
 from analysis.pairs import Row, pair_rows, square
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, median
 from wspace.data import Dataset
 from wspace.models import MLP, Network
 from wspace.objective import LossKind
-from wspace.symmetry import Symmetry, act, check
+from wspace.symmetry import Symmetry, act, balance, check
 from wspace.tree import Layout, Params
 
 NUM_RESTARTS, NUM_ALPHAS = 4, 11
-NOISE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+NOISE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LEAST_COSINE = 0.02  # below, a planted copy would be fifty times as much noise as network
 MOST_SEEDS, FEWEST_SEEDS = 12, 3
 LINE_FLOPS = 2e12  # what the barriers may cost: a minute or less
 EVALUATIONS = 120  # of a network on all data along one line, refinements included
@@ -65,8 +66,9 @@ class Study:
 
     Attributes:
         rows: positions of the seeds whose pairs were matched.
-        geometry: raw; aligned (weight matching, pair by pair); random (one of the two relabelled at random); untrained
-            and untrained_aligned (the same seeds at their init, the same matcher), absent without inits.
+        geometry: raw; aligned (weight matching, pair by pair); random (one of the two relabelled at random); and for the
+            same matcher, scrambled and scrambled_aligned (the same weights dealt out among the units), untrained and
+            untrained_aligned (the same seeds at their init), absent without inits.
         matches: the matches behind `aligned`.
         units: aligned, random, untrained -> per hidden layer, cosine between what matched units receive, (pair, unit).
         barriers: raw, random, weights, repaired (weights, then REPAIR; absent where it does not apply), activations ->
@@ -75,7 +77,9 @@ class Study:
         universe: the same seeds in one labelling for all.
         transitivity: share of the similarity gained pair by pair that the universe gives up.
         recovery: of planted relabellings of these seeds.
-        observed_noise: relative size of the noise that puts a planted copy as far away as an aligned restart is.
+        observed_noise: relative size of the noise that makes a planted copy as unlike as an aligned restart is, in
+            cosine; None when aligned restarts are not alike at all, and of recovery's last level otherwise.
+        shortened: share of |theta|^2 that balancing scales would take away; 0 where scales are not free.
         population: all seeds aligned to their medoid.
         embedding: of all seeds.
     """
@@ -89,7 +93,8 @@ class Study:
     universe: Alignment
     transitivity: float
     recovery: Recovery
-    observed_noise: float
+    observed_noise: float | None
+    shortened: Estimate
     population: Alignment
     embedding: Embedding
 
@@ -124,10 +129,12 @@ def study(
         progress: told what is being done.
 
     Raises:
-        ValueError: there are fewer than two networks, or they are not finite.
+        ValueError: there are fewer than two networks, they have no hidden units, or they are not finite.
         SymmetryError: the symmetry does not leave the model's function unchanged.
     """
-    num = len(jax.tree.leaves(params)[0])
+    num = population_size(params)
+    if not symmetry.layers:
+        raise ValueError("the symmetry has no hidden units: there is nothing to relabel")
     first = pick(params, 0)
     check(model, symmetry, first, data.x_train)
     rows = np.arange(
@@ -160,19 +167,23 @@ def study(
         "aligned": _matched_units(symmetry, some, matches),
         "random": _unit_pairs(symmetry, some, lambda i, j: pick(relabelled, j)),
     }
+    nulls = {"scrambled": scrambled(symmetry, some, rng=np.random.default_rng(seeds[1]))}
     if some_init is not None:
-        untrained = match_pairs(symmetry, some_init, matcher=restarted, name=label, path=where("untrained-pairs"))
-        geometry["untrained"] = Geometry(untrained.distance(untrained.raw), untrained.cosine(untrained.raw))
-        geometry["untrained_aligned"] = Geometry(untrained.distance(untrained.inner), untrained.cosine(untrained.inner))
-        units["untrained"] = _matched_units(symmetry, some_init, untrained)
+        nulls["untrained"] = some_init
+    for name, null in nulls.items():
+        found = match_pairs(symmetry, null, matcher=restarted, name=label, path=where(f"{name}-pairs"))
+        geometry[name] = Geometry(found.distance(found.raw), found.cosine(found.raw))
+        geometry[f"{name}_aligned"] = Geometry(found.distance(found.inner), found.cosine(found.inner))
+        units[name] = _matched_units(symmetry, null, found)
     progress("one labelling for all")
     universe = align_universe(symmetry, some, rng=rng)
     progress("finding planted relabellings")
     pairs = np.triu_indices(len(rows), 1)
-    norms2 = np.diag(matches.inner)
-    observed = np.sqrt(np.median(geometry["aligned"].distance[pairs] ** 2) / np.median(norms2))
-    levels = (*NOISE, float(observed))
-    recovery = planted(symmetry, some, levels, matcher=restarted, rng=rng)
+    alike = float(np.median(geometry["aligned"].cosine[pairs]))
+    observed = float(np.sqrt(max(0.0, 1 / alike**2 - 1))) if alike > LEAST_COSINE else None
+    recovery = planted(symmetry, some, NOISE if observed is None else (*NOISE, observed), matcher=restarted, rng=rng)
+    squares = np.diag(matches.inner)
+    balanced = gram(act(symmetry, balance(symmetry, some, 1), some)).diagonal()
     progress("barriers")
     barriers = _barriers(
         model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds), progress
@@ -187,7 +198,10 @@ def study(
         universe=universe,
         transitivity=transitivity_loss(matches, universe),
         recovery=recovery,
-        observed_noise=float(observed),
+        observed_noise=observed,
+        shortened=median(
+            1 - np.divide(balanced, squares, out=np.ones(len(rows)), where=squares > 0), rng=rng, unit="share"
+        ),
         population=population,
         embedding=embed(params, act(symmetry, population.element, params)),
     )
@@ -252,7 +266,7 @@ def _between(params: Params, others: Params) -> Geometry:
     cross = cross + cross.T
     np.fill_diagonal(cross, squares)
     distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * cross, 0))
-    return Geometry(distance, cross / np.sqrt(np.outer(squares, squares)))
+    return Geometry(distance, cosines(cross, squares))
 
 
 def _barriers(

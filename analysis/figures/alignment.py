@@ -104,7 +104,7 @@ def embedding(result: Embedding, reference: int) -> Figure:
     return figure
 
 
-def recovery(result: Recovery, observed: float) -> Figure:
+def recovery(result: Recovery, observed: float | None) -> Figure:
     """Share of units that a planted relabelling gives back, against noise; where aligned restarts lie is marked."""
     figure, axes = style.panel(
         "Would a relabelling be found?", "noise added to a relabelled copy, |noise| / |weights|", "units found again"
@@ -113,7 +113,8 @@ def recovery(result: Recovery, observed: float) -> Figure:
     noise, found = result.noise[order], result.recovered[order]
     axes.plot(noise, found, color=style.END, linewidth=0.5, alpha=max(0.1, min(0.5, 6 / found.shape[1])))
     axes.plot(noise, np.median(found, axis=1), color=style.END, linewidth=1.8, marker="o", markersize=4, label="median")
-    axes.axvline(observed, color=style.INK, linewidth=1.1, linestyle="--", label="as far away as an aligned restart")
+    if observed is not None:
+        axes.axvline(observed, color=style.INK, linewidth=1.1, linestyle="--", label="as unlike as aligned restarts")
     axes.set_xlim(0, float(noise[-1]))
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

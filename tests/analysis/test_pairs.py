@@ -44,8 +44,8 @@ def test_rows_are_computed_in_order_and_told(tmp_path, kept):
     assert compute.rows == [0, 1, 2]
     assert seen == [(1, 3), (2, 3), (3, 3)]
     if kept:
-        assert set(files(tmp_path / "a" / "b")) == {"settings.json", *(f"row-0000{i}.npz" for i in range(3))}
-        assert json.loads((tmp_path / "a" / "b" / "settings.json").read_text()) == SETTINGS
+        assert set(files(tmp_path / "a" / "b")) == {"pairs.json", *(f"row-0000{i}.npz" for i in range(3))}
+        assert json.loads((tmp_path / "a" / "b" / "pairs.json").read_text()) == SETTINGS
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 2])
@@ -72,7 +72,7 @@ def test_rows_of_other_settings_are_removed(tmp_path):
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("years of work")
     compute = Compute()
-    with pytest.raises(StoreError, match="exists and holds no pairs of networks"):
+    with pytest.raises(StoreError, match="it is no folder of pairs; name another"):
         pair_rows(tmp_path, SETTINGS, 4, compute)
     assert compute.rows == []
     assert files(tmp_path) == {name: b"years of work"}
@@ -107,7 +107,7 @@ def test_a_row_that_cannot_be_written_leaves_nothing_half_made(tmp_path, monkeyp
 def test_objects_are_not_pickled(tmp_path):
     with pytest.raises(ValueError, match="pickle"):
         pair_rows(tmp_path, SETTINGS, 2, lambda row: {"value": np.array([{}], object)})
-    assert set(files(tmp_path)) == {"settings.json"}
+    assert set(files(tmp_path)) == {"pairs.json"}
 
 
 def test_one_network_has_no_pairs(tmp_path):
@@ -131,3 +131,13 @@ def test_a_damaged_row_is_named(tmp_path):
     row.write_bytes(row.read_bytes()[:40])
     with pytest.raises(StoreError, match=r"row-00001.npz is damaged .*remove it"):
         pair_rows(tmp_path / "rows", {}, 3, compute)
+
+
+def test_a_folder_of_ours_with_a_stranger_in_it_is_refused_even_when_settings_change(tmp_path):
+    pair_rows(tmp_path, SETTINGS, 4, Compute())
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = files(tmp_path)
+    for settings in (SETTINGS, {"other": 1}):
+        with pytest.raises(StoreError, match=r"thesis\.tex"):
+            pair_rows(tmp_path, settings, 4, Compute())
+    assert files(tmp_path) == before

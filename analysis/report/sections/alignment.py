@@ -1,5 +1,6 @@
 """Section: how much of the difference between restarts is mere relabelling."""
 
+import jax
 import numpy as np
 
 from analysis.alignment.study import Geometry, Study, study
@@ -19,6 +20,7 @@ WAYS = {
     "repaired": "by weights,\nthen REPAIR",
     "activations": "aligned by\nactivations",
 }
+NULLS = {"scrambled": "networks of shuffled weights", "untrained": "untrained networks"}
 FOUND = 0.95  # share of units that a planted relabelling must give back to count as found
 
 
@@ -32,15 +34,16 @@ def needs(run: Run) -> str | None:
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Distances, cosines, units and barriers before and after alignment, with nulls and a planted control."""
     ids = run.seeds[run.converged()].tolist()
+    params = run.params(ids)
+    if all(np.all(leaf == leaf[:1]) for leaf in jax.tree.leaves(params)):
+        return Content(
+            findings={"population": finding(len(ids), n=len(ids))},
+            says=("All {population} restarts have equal weights: there is nothing to align.",),
+        )
     result = study(
-        run.model, run.model.symmetry, run.loss_kind, run.params(ids), run.data, rng=rng, init=run.params(ids, 0),
+        run.model, run.model.symmetry, run.loss_kind, params, run.data, rng=rng, init=run.params(ids, 0),
         l2=run.spec.objective.l2, path=run.path / "alignment", progress=tell,
     )  # fmt: skip
-    if float(result.geometry["raw"].distance.max()) == 0:
-        return Content(
-            findings={"pair_seeds": finding(len(result.rows), n=len(result.rows))},
-            says=("All {pair_seeds} restarts compared here have equal weights: there is nothing to align.",),
-        )
     unit = metric_unit("train_loss", run.loss_kind)
     findings = _findings(result, unit, rng, len(ids))
     return Content(
@@ -49,14 +52,17 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         says=tuple(_says(findings, result)),
         shows="Every pair of {pair_seeds} restarts, one of the two relabelled to lie as close to the other as weight "
         "matching can bring it ({kinds}); each network computes the same function before and after. "
-        "Beside it: relabellings drawn at random, the same restarts before training with the same matcher, and planted "
-        "relabellings whose answer is known.",
-        reads="What relabelling removes is not a difference between solutions. What it removes from untrained networks is "
-        "what any matcher finds in noise, so only more than that speaks of training. A barrier that vanishes after "
-        "alignment says that the straight line between two solutions, relabelled, stays low.",
+        "Beside it: relabellings drawn at random; two nulls for the same matcher, the weights dealt out anew among the "
+        "units and the restarts before training; and planted relabellings whose answer is known.",
+        reads="What relabelling removes is not a difference between solutions. Matching finds likeness in noise as well, "
+        "the more of it the fewer inputs carry weight: the null with shuffled weights keeps how much weight each input "
+        "carries, and loses which weights belong to one unit. Only what goes beyond both nulls speaks of units that "
+        "restarts share. A barrier that vanishes says that the straight line between two solutions, relabelled, stays low.",
         limits="Matching is a hard problem, and the matcher finds a local optimum: a distance or barrier that remains is an "
         "upper bound, not proof that two restarts differ modulo relabelling. The planted control covers independent noise "
-        "only. A low line does not show that two ends are one minimum, and nothing here is certified to be a minimum. "
+        "only. "
+        + _scales(findings)
+        + "A low line does not show that two ends are one minimum, and nothing here is certified to be a minimum. "
         "Barriers are those of straight lines, computed at {alphas} points and at finer ones around each maximum. Pairs "
         "share seeds, so intervals resample seeds, not pairs.",
         pictures=tuple(_pictures(result, findings, unit, rng)),
@@ -86,8 +92,9 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
         findings[f"distance_{name}"] = finding(median_over_pairs(geo.distance, rng=rng))
         findings[f"cosine_{name}"] = finding(median_over_pairs(geo.cosine, rng=rng))
     findings["removed"] = finding(_removed(geometry["raw"], geometry["aligned"], rng))
-    if "untrained" in geometry and geometry["untrained"].distance[pairs].min() > 0:
-        findings["removed_untrained"] = finding(_removed(geometry["untrained"], geometry["untrained_aligned"], rng))
+    for name in NULLS:
+        if name in geometry and geometry[name].distance[pairs].min() > 0:
+            findings[f"removed_{name}"] = finding(_removed(geometry[name], geometry[f"{name}_aligned"], rng))
     for way, losses in result.barriers.items():
         for split in ("train", "test"):
             for how, matrix in losses[f"{split}_loss"].items():
@@ -99,14 +106,16 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
         for layer, values in enumerate(layers):
             key = f"unit_cosine_{name}_layer_{layer + 1}"
             findings[key] = finding(Estimate(float(np.median(values)), None, num))
-    observed = int(np.flatnonzero(recovery.noise == result.observed_noise)[0])
-    failed = recovery.found < recovery.planted * (1 - 1e-9)
-    findings |= {
-        "planted_noise": finding(Estimate(result.observed_noise, None, num)),
-        "planted_recovered": finding(median(recovery.recovered[observed], rng=rng, unit="share")),
-        "planted_recovered_exact": finding(median(recovery.recovered[0], rng=rng, unit="share")),
-        "planted_failed": finding(Estimate(float(failed[observed].mean()), None, num, "share")),
-    }
+    findings["planted_recovered_exact"] = finding(median(recovery.recovered[0], rng=rng, unit="share"))
+    if result.shortened.value > 0:
+        findings["scales_shorten"] = finding(result.shortened)
+    if result.observed_noise is not None:
+        failed = recovery.found[-1] < recovery.planted[-1] * (1 - 1e-9)
+        findings |= {
+            "planted_noise": finding(Estimate(result.observed_noise, None, num)),
+            "planted_recovered": finding(median(recovery.recovered[-1], rng=rng, unit="share")),
+            "planted_failed": finding(Estimate(float(failed.mean()), None, num, "share")),
+        }
     return findings
 
 
@@ -121,10 +130,11 @@ def _kinds(result: Study) -> str:
 
 def _headline(findings: dict) -> str:
     text = "Relabelling hidden units removes {removed} of the squared distance between restarts"
-    if "removed_untrained" in findings:
-        text += ", where it removes {removed_untrained} from untrained networks"
+    nulls = [f"{{removed_{name}}} from {what}" for name, what in NULLS.items() if f"removed_{name}" in findings]
+    if nulls:
+        text += f", where it removes {' and '.join(nulls)}"
     if "barrier_left" in findings:
-        text += "; the barrier between them falls to {barrier_left} of what it was"
+        text += "; the barrier between them is {barrier_left} of what it was"
     return text + " ({pair_seeds:n} seeds)."
 
 
@@ -134,11 +144,11 @@ def _says(findings: dict, result: Study):
         "relabelled to fit the other, and their cosine rises from {cosine_raw} to {cosine_aligned}; a random relabelling "
         "leaves the distance at {distance_random}."
     )
-    if "removed_untrained" in findings:
+    nulls = [f"{{removed_{name}}} between {what}" for name, what in NULLS.items() if f"removed_{name}" in findings]
+    if nulls:
         yield (
-            f"{_against_null(findings)} In squared distance, alignment removes {{removed}} between trained and "
-            "{removed_untrained} between untrained networks, whose cosine it raises from {cosine_untrained:value} to "
-            "{cosine_untrained_aligned}."
+            f"{_against_nulls(findings)} In squared distance, alignment removes {{removed}} between restarts, "
+            f"{', '.join(nulls)}."
         )
     yield (
         "The median barrier of the train loss above the chord is {barrier_raw_train_chord} as trained, "
@@ -150,23 +160,38 @@ def _says(findings: dict, result: Study):
     yield _certificate(findings)
     if "cycle_error" in findings:
         yield (
-            "Matches of pairs do not close: around three networks, {cycle_error} of the units do not return to themselves. "
-            "One labelling for all of them, chosen jointly, gives up {transitivity_loss:value} of the similarity that pair "
-            "by pair matching gains."
+            (
+                "Matches of pairs do not close: around three networks, {cycle_error} of the units do not return to "
+                "themselves."
+                if findings["cycle_error"]["value"] > 0
+                else "Matches of pairs close: around three networks, every unit returns to itself."
+            )
+            + " One labelling for all of them, chosen jointly, gives up {transitivity_loss:value} of the similarity that "
+            "pair by pair matching gains."
         )
     if findings["pairs"]["n"] < 3:
         yield "With two restarts there is one pair and no interval: this is an example, not a distribution."
 
 
-def _against_null(findings: dict) -> str:
-    trained, untrained = findings["removed"]["ci"], findings["removed_untrained"]["ci"]
-    if trained is None or untrained is None:
+def _against_nulls(findings: dict) -> str:
+    trained = findings["removed"]["ci"]
+    nulls = [findings[f"removed_{name}"]["ci"] for name in NULLS if f"removed_{name}" in findings]
+    if trained is None or any(ci is None for ci in nulls):
         return "What a matcher finds in noise is the null model."
-    if trained[0] > untrained[1]:
-        return "Restarts have more in common than a matcher finds in noise."
-    if trained[1] < untrained[0]:
-        return "Restarts have less in common than a matcher finds in untrained networks."
-    return "As far as these seeds can tell, restarts have no more in common than a matcher finds in noise."
+    if trained[0] > max(high for _, high in nulls):
+        return "Restarts have more in common than the matcher finds in networks that share no units."
+    if trained[1] < min(low for low, _ in nulls):
+        return "Restarts have less in common than the matcher finds in networks that share no units."
+    return "As far as these seeds can tell, restarts have no more in common than networks that share no units may have."
+
+
+def _scales(findings: dict) -> str:
+    if "scales_shorten" not in findings:
+        return ""
+    return (
+        "Scales of units are free here and were left as trained; balancing them would shorten the squared length of the "
+        "median restart by {scales_shorten:value}. "
+    )
 
 
 def _verdict(findings: dict) -> str:
@@ -185,10 +210,15 @@ def _verdict(findings: dict) -> str:
 
 
 def _certificate(findings: dict) -> str:
+    if "planted_recovered" not in findings:
+        return (
+            "Control: without noise, {planted_recovered_exact} of the units of relabelled copies are found again. Aligned "
+            "restarts are so unlike each other that no planted relabelling of that quality can be told from noise."
+        )
     text = (
-        "Control: copies of the same networks, relabelled at random and with noise that puts them as far away as an "
-        "aligned restart ({planted_noise:value} times their own length), have {planted_recovered} of their units found "
-        "again (without noise: {planted_recovered_exact:value}). "
+        "Control: copies of the same networks, relabelled at random and with noise that makes them as unlike their "
+        "originals as aligned restarts are, in cosine ({planted_noise:value} times their own length), have "
+        "{planted_recovered} of their units found again (without noise: {planted_recovered_exact:value}). "
     )
     if findings["planted_recovered"]["value"] >= FOUND:
         return (
@@ -197,12 +227,12 @@ def _certificate(findings: dict) -> str:
     if findings["planted_failed"]["value"] > 1 - FOUND:
         return (
             text
-            + "The planted answer was closer than what the matcher found in {planted_failed:value} of the copies: at "
-            "that distance the matcher itself fails, so what remains may be its failure, not a difference."
+            + "The planted answer was better than what the matcher found in {planted_failed:value} of the copies: at "
+            "that likeness the matcher misses answers, so what remains may in part be its failure, not a difference."
         )
     return (
         text
-        + "The matcher found relabellings at least as close as the planted one: at that distance labels cannot be told "
+        + "The matcher found relabellings at least as good as the planted one: at that likeness labels cannot be told "
         "from noise, so neither sameness nor difference of single units follows."
     )
 
@@ -237,6 +267,7 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
         "relabelled\nat random": strip(result.geometry["random"].distance, style.TRAVELLED),
         "aligned": strip(result.geometry["aligned"].distance, style.END),
     }
+    rows["shuffled\nweights, aligned"] = strip(result.geometry["scrambled_aligned"].distance, style.CYCLE[5])
     if "untrained" in result.geometry:
         rows |= {
             "untrained": strip(result.geometry["untrained"].distance, style.CYCLE[4]),
@@ -246,7 +277,7 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
         "alignment-distances",
         figures.strips("Distance between restarts", "Euclidean distance in weight space", rows),
         f"Each dot is one of {{pairs}} {pairs} of {{pairs:n}} restarts; upright lines: medians; bars: their intervals over "
-        "seeds. Heights only spread the dots. Untrained networks are the null: what matching removes there is noise.",
+        "seeds. Heights only spread the dots. Shuffled weights and untrained networks are nulls: they share no units.",
         "Distances between pairs of restarts: median {distance_raw:value} as trained, {distance_aligned:value} aligned, "
         "{distance_random:value} relabelled at random.",
     )
@@ -269,9 +300,15 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
         "{barrier_weights_train_chord:value} aligned by weights, {barrier_activations_train_chord:value} aligned by "
         "activations.",
     )
-    names = {"aligned": "trained, matched", "untrained": "untrained, matched", "random": "matched at random"}
+    names = {
+        "aligned": "trained, matched",
+        "scrambled": "shuffled weights, matched",
+        "untrained": "untrained, matched",
+        "random": "matched at random",
+    }
     shown = {names[name]: result.units[name] for name in names if name in result.units}
-    colors: dict[str, str] = dict(zip(names.values(), (style.END, style.CYCLE[4], style.TRAVELLED), strict=True))
+    palette: tuple[str, ...] = (style.END, style.CYCLE[5], style.CYCLE[4], style.TRAVELLED)
+    colors: dict[str, str] = dict(zip(names.values(), palette, strict=True))
     yield Picture(
         "alignment-units",
         figures.units(shown, colors),
@@ -290,10 +327,13 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
     yield Picture(
         "alignment-control",
         figures.recovery(result.recovery, result.observed_noise),
-        "Planted relabellings of {planted_recovered:n} restarts with independent noise: thin lines are restarts. The dashed "
-        "line is the noise at which a copy is as far away as an aligned restart.",
-        "Share of units that planted relabellings give back against noise: {planted_recovered:value} at the distance of "
-        "aligned restarts.",
+        "Planted relabellings of {pair_seeds} restarts with independent noise: thin lines are restarts. "
+        + (
+            "The dashed line is the noise at which a copy is as unlike its original as an aligned restart is, in cosine."
+            if result.observed_noise is not None
+            else "Aligned restarts are so unlike that they have no place on this axis."
+        ),
+        "Share of units that planted relabellings give back against noise: {planted_recovered_exact:value} without noise.",
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 from small_networks import draw, inner, outputs, pick
 
 from analysis.alignment import match_frank_wolfe, match_weights, planted, random_relabelling
+from analysis.alignment.nulls import scrambled
 from wspace import MLP
 from wspace import symmetry as symmetries
 
@@ -65,3 +66,29 @@ def test_random_relabellings_are_the_same_functions_elsewhere(rng):
         before, after = (outputs(model, pick(p, i), x) for p in (params, moved))
         np.testing.assert_allclose(after, before, rtol=1e-11, atol=1e-12)
         assert not np.array_equal(element.perms[0][i], element.perms[0][i - 1])
+
+
+def test_scrambled_networks_keep_each_inputs_weights_and_lose_the_units(rng):
+    model = MLP((4, 7, 6, 3))
+    params = draw(model, rng, (3,))
+    mixed = scrambled(model.symmetry, params, rng=rng)
+    for layer in range(2):  # columns are dealt out anew, row by row
+        np.testing.assert_array_equal(
+            np.sort(mixed[layer]["weight"], axis=-1), np.sort(params[layer]["weight"], axis=-1)
+        )
+        np.testing.assert_array_equal(np.sort(mixed[layer]["bias"]), np.sort(params[layer]["bias"]))
+        assert not np.array_equal(mixed[layer]["weight"], params[layer]["weight"])
+    np.testing.assert_array_equal(np.sort(mixed[2]["weight"], axis=-2), np.sort(params[2]["weight"], axis=-2))
+    np.testing.assert_array_equal(mixed[2]["bias"], params[2]["bias"])
+
+
+def test_scrambling_takes_away_what_two_relabelled_copies_share(rng):
+    model = MLP((20, 12, 3))
+    one = draw(model, rng, (1,))
+    pair = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), one)
+    find = functools.partial(match_weights, rng=rng, num_restarts=2)
+    kept, lost = (
+        find(model.symmetry, jax.tree.map(lambda leaf: leaf[0], p), jax.tree.map(lambda leaf: leaf[1:], p)).objective[0]
+        for p in (pair, scrambled(model.symmetry, pair, rng=rng))
+    )
+    assert lost < 0.8 * kept

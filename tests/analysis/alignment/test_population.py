@@ -112,22 +112,30 @@ def test_a_reference_that_does_not_exist_is_refused(rng, reference):
         align_to_reference(model.symmetry, draw(model, rng, (4,)), reference, matcher=matcher(rng))
 
 
-def test_the_medoid_is_the_network_closest_to_all_others(rng):
-    """It begins with the shortest network, 0, and finds 3, which has the least noise."""
+def test_the_medoid_is_the_network_most_like_all_others(rng):
+    """3 has the least noise, 0 is the shortest."""
     model = MLP((3, 6, 5, 2), "tanh")
     _, params = planted(model, rng, noise=np.array([0.2, 0.2, 0.25, 0.01, 0.2, 0.3]))
-    params = jax.tree.map(
-        lambda leaf: leaf * np.array([0.5, 1, 1, 1, 1, 1]).reshape(-1, *[1] * (leaf.ndim - 1)), params
-    )
+    lengths = np.array([0.5, 1, 1, 1, 1, 1])
+    params = jax.tree.map(lambda leaf: leaf * lengths.reshape(-1, *[1] * (leaf.ndim - 1)), params)
     found = align_to_medoid(model.symmetry, params, matcher=matcher(rng))
     assert found.reference == 3
-    sums = distances(symmetries.act(model.symmetry, found.element, params)).sum(axis=1)
-    assert np.argmin(sums) == 3
-    assert len(found.history) == 2
+    inner = gram(symmetries.act(model.symmetry, found.element, params))
+    norms = np.sqrt(np.diag(inner))
+    assert np.argmax((inner / np.outer(norms, norms)).sum(axis=1)) == 3
     assert found.converged
-    stopped = align_to_medoid(model.symmetry, params, matcher=matcher(rng), max_rounds=1)
-    assert stopped.reference == 0
-    assert not stopped.converged
+    assert np.all(np.diff(found.history) >= 0)
+
+
+def test_a_collapsed_network_is_not_taken_for_the_medoid(rng):
+    """Near the origin it is the closest to all others, and like none of them."""
+    model = MLP((8, 12, 12, 4))
+    _, params = planted(model, rng, noise=np.full(6, 0.7))
+    tiny = jax.tree.map(lambda leaf: 1e-2 * leaf, draw(model, rng, (1,)))
+    both = jax.tree.map(lambda a, b: np.concatenate([a, b]), params, tiny)
+    alone, found = (align_to_medoid(model.symmetry, p, matcher=matcher(rng)) for p in (params, both))
+    assert found.reference != 6
+    assert found.objective > 0.95 * alone.objective
 
 
 def test_the_mean_begins_where_it_is_told_and_ends_where_no_match_to_the_mean_is_better(rng):

@@ -58,7 +58,8 @@ def test_relabelled_copies_are_one_network(rng, data):
     assert result.cycle is not None
     assert result.cycle.value == 0
     np.testing.assert_allclose(result.transitivity, 0, atol=1e-9)
-    assert result.observed_noise < 1e-6
+    assert result.observed_noise is not None
+    assert result.observed_noise < 1e-3
     np.testing.assert_allclose(result.embedding.aligned, result.embedding.aligned[:1].repeat(4, axis=0), atol=1e-5)
 
 
