@@ -23,6 +23,7 @@ from analysis.connectivity import LOSSES, Between, straight_line
 from analysis.pairs import Row, pair_rows, square
 from analysis.statistics import Estimate, median
 from wspace.data import Dataset
+from wspace.errors import SymmetryError
 from wspace.models import MLP, Network
 from wspace.objective import LossKind
 from wspace.symmetry import Symmetry, act, balance, check
@@ -79,7 +80,8 @@ class Study:
         recovery: of planted relabellings of these seeds.
         observed_noise: relative size of the noise that makes a planted copy as unlike as an aligned restart is, in
             cosine; None when aligned restarts are not alike at all, and of recovery's last level otherwise.
-        shortened: share of |theta|^2 that balancing scales would take away; 0 where scales are not free.
+        shortened: share of |theta|^2 that balancing scales would take away, 0 where scales are not free; None where
+            balancing did not converge (very deep networks).
         population: all seeds aligned to their medoid.
         embedding: of all seeds.
     """
@@ -94,7 +96,7 @@ class Study:
     transitivity: float
     recovery: Recovery
     observed_noise: float | None
-    shortened: Estimate
+    shortened: Estimate | None
     population: Alignment
     embedding: Embedding
 
@@ -182,8 +184,6 @@ def study(
     alike = float(np.median(geometry["aligned"].cosine[pairs]))
     observed = float(np.sqrt(max(0.0, 1 / alike**2 - 1))) if alike > LEAST_COSINE else None
     recovery = planted(symmetry, some, NOISE if observed is None else (*NOISE, observed), matcher=restarted, rng=rng)
-    squares = np.diag(matches.inner)
-    balanced = gram(act(symmetry, balance(symmetry, some, 1), some)).diagonal()
     progress("barriers")
     barriers = _barriers(
         model, symmetry, kind, some, relabelled, matches, data, l2, where("barriers"), str(seeds), progress
@@ -199,9 +199,7 @@ def study(
         transitivity=transitivity_loss(matches, universe),
         recovery=recovery,
         observed_noise=observed,
-        shortened=median(
-            1 - np.divide(balanced, squares, out=np.ones(len(rows)), where=squares > 0), rng=rng, unit="share"
-        ),
+        shortened=_shortened(symmetry, some, rng),
         population=population,
         embedding=embed(params, act(symmetry, population.element, params)),
     )
@@ -246,6 +244,16 @@ def unit_cosines(symmetry: Symmetry, a: Params, b: Params) -> list[Float[np.ndar
         norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
         result.append(np.divide((u * v).sum(axis=1), norms, out=np.zeros(layer.num), where=norms > 0))
     return result
+
+
+def _shortened(symmetry: Symmetry, params: Params, rng: np.random.Generator) -> Estimate | None:
+    try:
+        element = balance(symmetry, params, 1)
+    except SymmetryError:
+        return None
+    before, after = (gram(p).diagonal() for p in (params, act(symmetry, element, params)))
+    shares = 1 - np.divide(after, before, out=np.ones(len(before)), where=before > 0)
+    return median(shares, rng=rng, unit="share")
 
 
 def _unit_pairs(symmetry: Symmetry, params: Params, other: Callable[[int, int], Params]) -> list[np.ndarray]:

@@ -107,7 +107,7 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
             key = f"unit_cosine_{name}_layer_{layer + 1}"
             findings[key] = finding(Estimate(float(np.median(values)), None, num))
     findings["planted_recovered_exact"] = finding(median(recovery.recovered[0], rng=rng, unit="share"))
-    if result.shortened.value > 0:
+    if result.shortened and result.shortened.value > 0:
         findings["scales_shorten"] = finding(result.shortened)
     if result.observed_noise is not None:
         failed = recovery.found[-1] < recovery.planted[-1] * (1 - 1e-9)
