@@ -52,7 +52,8 @@ sys.exit(main(["train", *sys.argv[3:]]))
 
 # The command line, with a pause after each commit, so that it is certainly still running when it is ended.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it runs in the background
 from wspace.cores import use_cores
 use_cores(2)
 from wspace.cli import main

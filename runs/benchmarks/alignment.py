@@ -32,6 +32,7 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from analysis.alignment import Match, assignment, match_weights
+from analysis.alignment.matching import spawn
 from wspace import open_run
 from wspace import spec as specs
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, SeedSpec, Spec, TrainSpec
@@ -216,7 +217,7 @@ def align(population: Population, num_threads: int | None = None) -> Match:
 
 def plainly(population: Population, pairs: Sequence[int], *, from_inputs: bool) -> list[Ascent]:
     """The plain code, pair by pair, with the draws that wspace makes."""
-    rngs = np.random.default_rng(0).spawn(population.num_pairs)
+    rngs = spawn(np.random.default_rng(0), population.num_pairs)
     found = []
     for pair in pairs:
         a, b = _layers(population.reference), _layers(_pick(population.others, pair))
