@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.alignment.population import Alignment, Matcher, gram, pick, population_size
+from analysis.alignment.population import Alignment, Matcher, cosines, gram, pick, population_size
 from analysis.pairs import Row, pair_rows, square
 from analysis.statistics import Estimate, bootstrap_seeds
 from wspace.symmetry import Element, Symmetry, act, compose, identity, invert, share_fixed
@@ -73,10 +73,11 @@ def match_pairs(
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
     def compute(index: int) -> Row:
-        match = matcher(symmetry, pick(params, index), jax.tree.map(lambda leaf: np.asarray(leaf)[index + 1 :], params))
+        rest = jax.tree.map(lambda leaf: np.asarray(leaf)[index + 1 :], params)
+        match = matcher(symmetry, pick(params, index), rest)
         arrays: Row = {f"perm{i}": np.asarray(perm, np.int32) for i, perm in enumerate(match.element.perms)}
         arrays |= {f"factor{i}": np.asarray(factor) for i, factor in enumerate(match.element.factors)}
-        moved = act(symmetry, match.element, jax.tree.map(lambda leaf: np.asarray(leaf)[index + 1 :], params))
+        moved = act(symmetry, match.element, rest)
         inner = np.zeros(num - 1 - index)
         for part, own in zip(jax.tree.leaves(moved), leaves, strict=True):
             inner += part.reshape(len(inner), -1).astype(np.float64) @ own[index].ravel().astype(np.float64)
@@ -90,14 +91,6 @@ def match_pairs(
     np.fill_diagonal(inner, np.diag(raw))
     converged = square(rows, "converged", 1.0).astype(bool)
     return PairMatches(_elements(symmetry, rows), inner, raw, square(rows, "spread"), converged)
-
-
-def cosines(
-    inner: Float[np.ndarray, "seed seed"], squares: Float[np.ndarray, "seed"]
-) -> Float[np.ndarray, "seed seed"]:
-    """inner_ij / (|theta_i| |theta_j|) from inner products and squared norms; 0 where a norm is 0."""
-    norms = np.sqrt(np.outer(squares, squares))
-    return np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
 
 
 def digest(params: Params) -> str:

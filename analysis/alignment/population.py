@@ -182,6 +182,14 @@ def gram(params: Params) -> Float[np.ndarray, "seed seed"]:
     return total
 
 
+def cosines(
+    inner: Float[np.ndarray, "seed seed"], squares: Float[np.ndarray, "seed"]
+) -> Float[np.ndarray, "seed seed"]:
+    """inner_ij / (|theta_i| |theta_j|) from inner products and squared norms; 0 where a norm is 0."""
+    norms = np.sqrt(np.outer(squares, squares))
+    return np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
+
+
 def objective(params: Params) -> float:
     """Sum over pairs i < j of <theta_i, theta_j>, in float64."""
     inner = gram(params)
@@ -211,6 +219,4 @@ def _wide(params: Params) -> Params:
 
 def _central(inner: np.ndarray) -> int:
     """The network with the largest sum of cosines to the others: lengths do not count, nor does one that is 0."""
-    norms = np.sqrt(np.outer(np.diag(inner), np.diag(inner)))
-    cosines = np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
-    return int(np.argmax(cosines.sum(axis=1)))
+    return int(np.argmax(cosines(inner, np.diag(inner)).sum(axis=1)))

@@ -13,12 +13,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.alignment.activations import match_activations
-from analysis.alignment.all_pairs import PairMatches, cosines, cycle_error, digest, match_pairs, transitivity_loss
+from analysis.alignment.all_pairs import PairMatches, cycle_error, digest, match_pairs, transitivity_loss
 from analysis.alignment.assignment import in_threads
 from analysis.alignment.matching import Match, match_weights
 from analysis.alignment.merging import Repaired
 from analysis.alignment.nulls import Recovery, planted, random_relabelling, scrambled
-from analysis.alignment.population import Alignment, align_to_medoid, align_universe, gram, pick, population_size
+from analysis.alignment.population import (
+    Alignment,
+    align_to_medoid,
+    align_universe,
+    cosines,
+    gram,
+    pick,
+    population_size,
+)
 from analysis.connectivity import LOSSES, Between, straight_line
 from analysis.pairs import Row, pair_rows, square
 from analysis.statistics import Estimate, median
@@ -71,7 +79,8 @@ class Study:
             same matcher, scrambled and scrambled_aligned (the same weights dealt out among the units), untrained and
             untrained_aligned (the same seeds at their init), absent without inits.
         matches: the matches behind `aligned`.
-        units: aligned, random, untrained -> per hidden layer, cosine between what matched units receive, (pair, unit).
+        units: aligned, random, scrambled, untrained -> per hidden layer, cosine between what matched units receive,
+            (pair, unit).
         barriers: raw, random, weights, repaired (weights, then REPAIR; absent where it does not apply), activations ->
             loss -> definition (chord, mean) -> per pair.
         cycle: share of units that do not return around three pair matches.

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from analysis.alignment.study import Geometry, Study, study
+from analysis.alignment.study import NUM_ALPHAS, Geometry, Study, study
 from analysis.figures import alignment as figures
 from analysis.figures import style
 from analysis.report.findings import finding
@@ -12,6 +12,7 @@ from analysis.similarity import median_over_pairs, pair_values, ratio_over_pairs
 from analysis.statistics import Estimate, median
 from analysis.training import metric_unit
 from wspace.run import Run
+from wspace.symmetry import Symmetry
 
 WAYS = {
     "raw": "as trained",
@@ -45,7 +46,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         l2=run.spec.objective.l2, path=run.path / "alignment", progress=tell,
     )  # fmt: skip
     unit = metric_unit("train_loss", run.loss_kind)
-    findings = _findings(result, unit, rng, len(ids))
+    findings = _findings(result, run.model.symmetry, unit, rng, ids)
     return Content(
         findings=findings,
         headline=_headline(findings),
@@ -70,21 +71,21 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     )
 
 
-def _findings(result: Study, unit: str, rng: np.random.Generator, population: int) -> dict:
+def _findings(result: Study, symmetry: Symmetry, unit: str, rng: np.random.Generator, ids: list[int]) -> dict:
     num = len(result.rows)
     pairs = np.triu_indices(num, 1)
     geometry, recovery = result.geometry, result.recovery
     findings = {
         "pair_seeds": finding(num, n=num),
         "pairs": finding(num * (num - 1) // 2, n=num),
-        "alphas": finding(11),
-        "kinds": finding(_kinds(result)),
-        "population": finding(population, n=population),
-        "reference": finding(int(result.population.reference or 0), n=population),
+        "alphas": finding(NUM_ALPHAS),
+        "kinds": finding("permutations and signs of hidden units" if symmetry.sign else "permutations of hidden units"),
+        "population": finding(len(ids), n=len(ids)),
+        "reference": finding(str(ids[result.population.reference or 0]), n=len(ids)),
         "restart_spread": finding(median_over_pairs(result.matches.spread, rng=rng, unit="share")),
         "matches_converged": finding(Estimate(float(result.matches.converged[pairs].mean()), None, num, "share")),
         "transitivity_loss": finding(Estimate(result.transitivity, None, num, "share")),
-        "embedding_explained": finding(Estimate(float(sum(result.embedding.explained)), None, population, "share")),
+        "embedding_explained": finding(Estimate(float(sum(result.embedding.explained)), None, len(ids), "share")),
     }
     if result.cycle:
         findings["cycle_error"] = finding(result.cycle)
@@ -107,7 +108,7 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
             key = f"unit_cosine_{name}_layer_{layer + 1}"
             findings[key] = finding(Estimate(float(np.median(values)), None, num))
     findings["planted_recovered_exact"] = finding(median(recovery.recovered[0], rng=rng, unit="share"))
-    if result.shortened and result.shortened.value > 0:
+    if symmetry.scale and result.shortened:
         findings["scales_shorten"] = finding(result.shortened)
     if result.observed_noise is not None:
         failed = recovery.found[-1] < recovery.planted[-1] * (1 - 1e-9)
@@ -117,15 +118,6 @@ def _findings(result: Study, unit: str, rng: np.random.Generator, population: in
             "planted_failed": finding(Estimate(float(failed.mean()), None, num, "share")),
         }
     return findings
-
-
-def _kinds(result: Study) -> str:
-    perms = result.matches.element.factors
-    return (
-        "permutations and signs of hidden units"
-        if any((f < 0).any() for f in perms)
-        else "permutations of hidden units"
-    )
 
 
 def _headline(findings: dict) -> str:
