@@ -100,15 +100,16 @@ def distances(
 
 
 def pair_values(matrix: Float[np.ndarray, "seed seed"]) -> Float[np.ndarray, "pair"]:
-    """The entries above the diagonal: one for each pair of distinct seeds."""
-    return matrix[np.triu_indices(len(matrix), 1)]
+    """The entries above the diagonal, without NaN: one for each pair of distinct seeds that was measured."""
+    values = matrix[np.triu_indices(len(matrix), 1)]
+    return values[~np.isnan(values)]
 
 
 def median_over_pairs(matrix: Float[np.ndarray, "seed seed"], *, rng: np.random.Generator, unit: str = "") -> Estimate:
     """Median over pairs of distinct seeds, with an interval from resampling seeds; n is the number of seeds.
 
     Args:
-        matrix: symmetric; the diagonal is not read; at least two seeds, all finite off the diagonal.
+        matrix: symmetric; the diagonal is not read; NaN marks pairs that were not measured; at least one was.
         rng: source of the resamples.
         unit: of the entries.
     """
@@ -144,7 +145,8 @@ def _ratio(above, below, num: int, rng: np.random.Generator) -> Estimate | None:
     value = float(above(everything)[0] / denominator)
 
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have a denominator of 0
-        ci = bootstrap_seeds(lambda seeds: above(seeds) / below(seeds), num, rng=rng, pairs=True)
+        exists = lambda seeds: np.nan_to_num(above(seeds) / below(seeds), nan=np.inf, posinf=np.inf)  # noqa: E731
+        ci = bootstrap_seeds(exists, num, rng=rng, pairs=True)
     return Estimate(value, ci if ci and np.all(np.isfinite(ci)) else None, num)
 
 

@@ -42,7 +42,8 @@ def bootstrap_seeds(
 
     Seeds are resampled with replacement, never pairs: the N(N-1)/2 pairs of N seeds are not independent. A statistic of
     pairs receives the resampled seeds and must leave out pairs of a seed with itself (`pair_median` does); resamples
-    that hold a single distinct seed have no pair and are drawn again.
+    that hold a single distinct seed have no pair and are drawn again. Resamples for which the statistic is NaN are left
+    out.
 
     Args:
         statistic: (resample, seed) positions in 0 .. num_seeds-1 -> (resample,) values.
@@ -53,7 +54,7 @@ def bootstrap_seeds(
         level: coverage aimed at; too low for few seeds, as for every percentile interval.
 
     Returns:
-        (low, high), or None below 2 seeds (3 for pairs).
+        (low, high), or None below 2 seeds (3 for pairs), or where the statistic is NaN for every resample.
 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
@@ -63,7 +64,10 @@ def bootstrap_seeds(
     if pairs:
         while np.any(single := np.all(resamples == resamples[:, :1], axis=1)):
             resamples[single] = rng.integers(num_seeds, size=(int(single.sum()), num_seeds))
-    low, high = np.quantile(statistic(resamples), [(1 - level) / 2, (1 + level) / 2])
+    values = statistic(resamples)
+    if np.all(np.isnan(values)):
+        return None
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -91,12 +95,13 @@ def pair_median(values: Float[np.ndarray, "seed seed"]) -> Statistic:
     list in which every pair occurs that often.
 
     Args:
-        values: symmetric; the diagonal is not read.
+        values: symmetric; the diagonal is not read. NaN marks pairs that were not measured; they are left out.
 
     Returns:
-        Function of (resample, seed) positions, each row with at least two distinct seeds.
+        Function of (resample, seed) positions, each row with at least two distinct seeds; NaN for a row that holds no
+        measured pair.
     """
-    first, second = np.triu_indices(len(values), 1)
+    first, second = np.nonzero(np.triu(~np.isnan(values), 1))
     order = np.argsort(values[first, second], kind="stable")
     first, second = first[order], second[order]
     ranked = values[first, second]
@@ -104,8 +109,31 @@ def pair_median(values: Float[np.ndarray, "seed seed"]) -> Statistic:
     def one(seeds: np.ndarray) -> float:
         counts = np.bincount(seeds, minlength=len(values))
         upto = np.cumsum(counts[first] * counts[second])
+        if len(upto) == 0 or upto[-1] == 0:
+            return np.nan
         middle = np.searchsorted(upto, [(upto[-1] - 1) // 2, upto[-1] // 2], side="right")
         return float(np.mean(ranked[middle]))
+
+    return lambda resamples: np.array([one(seeds) for seeds in resamples])
+
+
+def tuple_mean(values: Float[np.ndarray, "sample"], members: Int[np.ndarray, "sample member"]) -> Statistic:
+    """The mean over samples that each involve several distinct seeds (pairs, triples), as a statistic for `bootstrap_seeds`.
+
+    A seed drawn c_i times gives a sample of seeds i, j, .. the weight c_i c_j ..
+
+    Args:
+        values: of each sample.
+        members: positions of its seeds.
+
+    Returns:
+        Function of (resample, seed) positions; NaN for a row that holds no whole sample.
+    """
+
+    def one(seeds: np.ndarray) -> float:
+        counts = np.bincount(seeds, minlength=int(members.max()) + 1)
+        weights = np.prod(counts[members], axis=1)
+        return float(weights @ values / weights.sum()) if weights.any() else np.nan
 
     return lambda resamples: np.array([one(seeds) for seeds in resamples])
 

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from analysis.alignment import Repaired, match_activations
 from analysis.alignment.study import Study, study
-from analysis.connectivity import Between, straight_line
-from analysis.pairs import pair_rows, square
+from analysis.connectivity import Path as Way
+from analysis.connectivity import pair_barriers, straight
 from analysis.report import write_report
 from analysis.report.findings import finding
 from analysis.similarity import median_over_pairs
@@ -64,7 +64,7 @@ class Experiment:
 
 def barrier(way: str, loss: str) -> Measure:
     """Median over pairs of the barrier above the chord, nats."""
-    return lambda _, s: median_over_pairs(s.barriers[way][loss]["chord"], rng=np.random.default_rng(0), unit="nats")
+    return lambda _, s: median_over_pairs(s.barriers[way][loss].chord, rng=np.random.default_rng(0), unit="nats")
 
 
 def cosine(which: str) -> Measure:
@@ -224,27 +224,13 @@ def children(data: Path, num_seeds: int, num_steps: int | None, out: Path, conso
 
 
 def _barriers(
-    run: Run, ids: list[int], path: Path, end: Callable[[int, int], Params], between: Between | None = None
+    run: Run, ids: list[int], path: Path, end: Callable[[int, int], Params], way: Way = straight
 ) -> np.ndarray:
     """Of the train loss above the chord from seed i to end(i, j), (seed, seed) in nats; rows are kept beside the run."""
-
-    def compute(row: int) -> dict[str, np.ndarray]:
-        lines = [
-            straight_line(
-                run.model,
-                run.loss_kind,
-                run.params(ids[row]),
-                end(ids[row], j),
-                run.data,
-                num_alphas=11,
-                between=between,
-            )
-            for j in ids[row + 1 :]
-        ]
-        return {"chord": np.array([line.barriers["train_loss"].chord for line in lines])}
-
+    routes = lambda i: {"way": lambda j: ((run.params(ids[i]), end(ids[i], ids[j])), way)}  # noqa: E731
     settings = {"seeds": ids, "created": run.provenance["created"]}
-    return square(pair_rows(path, settings, len(ids), compute), "chord")
+    found = pair_barriers(run.model, run.loss_kind, len(ids), routes, run.data, path=path, settings=settings)
+    return found["way"]["train_loss"].chord
 
 
 def _train(spec: Spec, out: Path, console: Console) -> Run:

@@ -5,6 +5,7 @@ A params pytree with leaves of shapes s_1 .. s_k is the vector theta in R^P, P =
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -112,6 +113,17 @@ def stack_params(population: Sequence[Params]) -> Params:
                     f"network {i} has {name} of dtype {dtype}: params are real numbers, floats are expected"
                 )
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *population)
+
+
+def pick(params: Params, index: int) -> Params:
+    """One network of a stack, as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], params)
+
+
+def digest(params: Params) -> str:
+    """SHA-256 of the leaves' values: which networks a number on disk was computed from."""
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
 
 def lerp(a: Params, b: Params, alpha: float | Float[Array, ""]) -> Params:

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.alignment.ascent import Climb, Labels
-from analysis.alignment.assignment import assign, in_threads
+from analysis.alignment.assignment import assign
 from analysis.alignment.matching import Match, Pairs, collect
+from analysis.threads import in_threads
 from wspace import objective
 from wspace.symmetry import Symmetry, check
 from wspace.tree import AnyArray, Layout, Params

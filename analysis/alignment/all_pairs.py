@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.alignment.population import Alignment, Matcher, cosines, gram, pick, population_size
+from analysis.alignment.population import Alignment, Matcher, cosines, gram, population_size
 from analysis.pairs import Row, pair_rows, square
 from analysis.statistics import Estimate, bootstrap_seeds
 from wspace.symmetry import Element, Symmetry, act, compose, identity, invert, share_fixed
-from wspace.tree import Params
+from wspace.tree import Params, digest, pick
 
 LEAST_SEEDS = 5
 
@@ -91,12 +91,6 @@ def match_pairs(
     np.fill_diagonal(inner, np.diag(raw))
     converged = square(rows, "converged", 1.0).astype(bool)
     return PairMatches(_elements(symmetry, rows), inner, raw, square(rows, "spread"), converged)
-
-
-def digest(params: Params) -> str:
-    """SHA-256 of the leaves' values: which networks a number on disk was computed from."""
-    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
-    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
 
 def transitivity_loss(matches: PairMatches, alignment: Alignment) -> float:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from analysis.alignment.ascent import Climb, Labels, Similarities, climb, contract
-from analysis.alignment.assignment import assign, in_threads
+from analysis.alignment.assignment import assign
 from analysis.alignment.matching import Match, Pairs, collect, random_labels, spawn
+from analysis.threads import in_threads
 from wspace.symmetry import Symmetry
 from wspace.tree import Params
 

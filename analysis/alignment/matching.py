@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analysis.alignment.ascent import Climb, Labels, Leaves, Similarities, as_element, as_labels, climb
-from analysis.alignment.assignment import in_threads
+from analysis.threads import in_threads
 from wspace import symmetry as symmetries
 from wspace.symmetry import Element, Symmetry
 from wspace.tree import Layout, Params

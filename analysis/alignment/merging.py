@@ -68,14 +68,16 @@ def repair(
 
 @dataclasses.dataclass(frozen=True)
 class Repaired:
-    """The straight line with every point repaired, as `between` of `analysis.connectivity.straight_line`."""
+    """The straight line with every point repaired, as `path` of `analysis.connectivity.along`."""
 
     model: MLP
 
-    def __call__(self, a: Params, b: Params, alpha: Float[Array, ""], x: Float[Array, "example feature"]) -> Params:
-        """Params at alpha in [0, 1]; the ends are a and b themselves, up to rounding."""
+    def __call__(
+        self, points: tuple[Params, Params], alpha: Float[Array, ""], x: Float[Array, "example feature"]
+    ) -> Params:
+        """Params at alpha in [0, 1]; the ends are the two points themselves, up to rounding."""
         weights = jnp.stack([1 - alpha, alpha])
-        parents = jax.tree.map(lambda u, v: jnp.stack([u, v]), a, b)
+        parents = jax.tree.map(lambda u, v: jnp.stack([u, v]), *points)
         merged = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), parents)
         return repair(self.model, merged, parents, weights, x)
 

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.alignment.ascent import Direction, Labels, Similarities, as_element, as_labels, climb
-from analysis.alignment.assignment import in_threads
 from analysis.alignment.matching import Match, Pairs, match_weights, stack_elements
+from analysis.threads import in_threads
 from wspace.symmetry import Element, Symmetry, act, identity
-from wspace.tree import Params
+from wspace.tree import Params, pick
 
 Matcher = Callable[[Symmetry, Params, Params], Match]
 MAX_ROUNDS = 50
@@ -206,11 +206,6 @@ def population_size(params: Params) -> int:
     if num < 2:
         raise ValueError(f"aligning a population takes at least two networks, got {num}")
     return num
-
-
-def pick(params: Params, index: int) -> Params:
-    """One network of a stack."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], params)
 
 
 def _wide(params: Params) -> Params:

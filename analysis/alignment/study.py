@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.alignment.activations import match_activations
-from analysis.alignment.all_pairs import PairMatches, cycle_error, digest, match_pairs, transitivity_loss
-from analysis.alignment.assignment import in_threads
+from analysis.alignment.all_pairs import PairMatches, cycle_error, match_pairs, transitivity_loss
 from analysis.alignment.matching import Match, match_weights
 from analysis.alignment.merging import Repaired
 from analysis.alignment.nulls import Recovery, planted, random_relabelling, scrambled
@@ -24,18 +22,17 @@ from analysis.alignment.population import (
     align_universe,
     cosines,
     gram,
-    pick,
     population_size,
 )
-from analysis.connectivity import LOSSES, Between, straight_line
-from analysis.pairs import Row, pair_rows, square
+from analysis.connectivity.barriers import PairBarriers, Route, pair_barriers
+from analysis.connectivity.line import straight
 from analysis.statistics import Estimate, median
 from wspace.data import Dataset
 from wspace.errors import SymmetryError
 from wspace.models import MLP, Network
 from wspace.objective import LossKind
 from wspace.symmetry import Symmetry, act, balance, check
-from wspace.tree import Layout, Params
+from wspace.tree import Layout, Params, digest, pick
 
 NUM_RESTARTS, NUM_ALPHAS = 4, 11
 NOISE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -82,7 +79,7 @@ class Study:
         units: aligned, random, scrambled, untrained -> per hidden layer, cosine between what matched units receive,
             (pair, unit).
         barriers: raw, random, weights, repaired (weights, then REPAIR; absent where it does not apply), activations ->
-            loss -> definition (chord, mean) -> per pair.
+            loss -> per pair.
         cycle: share of units that do not return around three pair matches.
         universe: the same seeds in one labelling for all.
         transitivity: share of the similarity gained pair by pair that the universe gives up.
@@ -99,7 +96,7 @@ class Study:
     geometry: dict[str, Geometry]
     matches: PairMatches
     units: dict[str, list[Float[np.ndarray, "pair _"]]]
-    barriers: dict[str, dict[str, dict[str, Matrix]]]
+    barriers: dict[str, dict[str, PairBarriers]]
     cycle: Estimate | None
     universe: Alignment
     transitivity: float
@@ -289,50 +286,27 @@ def _between(params: Params, others: Params) -> Geometry:
 def _barriers(
     model: Any, symmetry: Symmetry, kind: LossKind, params: Params, relabelled: Params, matches: PairMatches,
     data: Dataset, l2: float, path: Path | None, seeds: str, progress: Callable[[str], None],
-) -> dict[str, dict[str, dict[str, Matrix]]]:  # fmt: skip
-    num = len(matches.inner)
+) -> dict[str, dict[str, PairBarriers]]:  # fmt: skip
     repairable = isinstance(model, MLP) and model.bias
-    names = ("raw", "random", "weights", *(("repaired",) if repairable else ()), "activations")
 
-    def compute(i: int) -> Row:
+    def routes(i: int) -> dict[str, Callable[[int], Route]]:
         a = pick(params, i)
         rest = jax.tree.map(lambda leaf: np.asarray(leaf)[i + 1 :], params)
         by_activations = match_activations(symmetry, a, rest, model=model, x=data.x_train).element
+        aligned = lambda j: act(symmetry, matches.element[i, j], pick(params, j))  # noqa: E731
+        ways: dict[str, Callable[[int], Route]] = {
+            "raw": lambda j: ((a, pick(params, j)), straight),
+            "random": lambda j: ((a, pick(relabelled, j)), straight),
+            "weights": lambda j: ((a, aligned(j)), straight),
+        }
+        if repairable:
+            ways["repaired"] = lambda j: ((a, aligned(j)), Repaired(model))
+        return ways | {
+            "activations": lambda j: ((a, act(symmetry, by_activations[j - i - 1], pick(params, j))), straight)
+        }
 
-        def lines(j: int) -> dict[str, float]:
-            b, repair = pick(params, j), Repaired(model) if repairable else None
-            aligned = act(symmetry, matches.element[i, j], b)
-            ends: dict[str, tuple[Params, Between | None]] = {
-                "raw": (b, None),
-                "random": (pick(relabelled, j), None),
-                "weights": (aligned, None),
-                "repaired": (aligned, repair),
-                "activations": (act(symmetry, by_activations[j - i - 1], b), None),
-            }
-            found = {}
-            for name in names:
-                end, between = ends[name]
-                line = straight_line(model, kind, a, end, data, l2=l2, num_alphas=NUM_ALPHAS, between=between)
-                for loss, barrier in line.barriers.items():
-                    found |= {f"{name}/{loss}/chord": barrier.chord, f"{name}/{loss}/mean": barrier.mean}
-            return found
-
-        every = in_threads(lines, range(i + 1, num))
-        return {key: np.array([found[key] for found in every]) for key in every[0]}
-
-    settings = {
-        "params": digest(params), "matches": digest(matches.element), "data": data.hash, "model": repr(model),
-        "loss": kind, "l2": l2, "alphas": NUM_ALPHAS, "seeds": seeds,
-    }  # fmt: skip
-    began, pairs = time.monotonic(), num * (num - 1) // 2
-
-    def tell(done: int, of: int) -> None:
-        left = (of - done) * (of - done + 1) // 2
-        seconds = (time.monotonic() - began) * left / (pairs - left)
-        progress(f"barriers of {pairs - left} of {pairs} pairs, about {seconds:.0f} s left")
-
-    rows = pair_rows(path, settings, num, compute, tell)
-    return {
-        name: {loss: {how: square(rows, f"{name}/{loss}/{how}") for how in ("chord", "mean")} for loss in LOSSES}
-        for name in names
-    }
+    settings = {"params": digest(params), "matches": digest(matches.element), "seeds": seeds}
+    return pair_barriers(
+        model, kind, len(matches.inner), routes, data, l2=l2, num_alphas=NUM_ALPHAS, path=path, settings=settings,
+        progress=progress,
+    )  # fmt: skip

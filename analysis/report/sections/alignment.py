@@ -98,9 +98,10 @@ def _findings(result: Study, symmetry: Symmetry, unit: str, rng: np.random.Gener
             findings[f"removed_{name}"] = finding(_removed(geometry[name], geometry[f"{name}_aligned"], rng))
     for way, losses in result.barriers.items():
         for split in ("train", "test"):
-            for how, matrix in losses[f"{split}_loss"].items():
+            pairwise = losses[f"{split}_loss"]
+            for how, matrix in (("chord", pairwise.chord), ("mean", pairwise.mean)):
                 findings[f"barrier_{way}_{split}_{how}"] = finding(median_over_pairs(matrix, rng=rng, unit=unit))
-    raw, aligned = (result.barriers[way]["train_loss"]["chord"] for way in ("raw", "weights"))
+    raw, aligned = (result.barriers[way]["train_loss"].chord for way in ("raw", "weights"))
     if np.median(pair_values(raw)) > 0:
         findings["barrier_left"] = finding(ratio_over_pairs(aligned, raw, rng=rng, unit="share"))
     for name, layers in result.units.items():
@@ -276,8 +277,8 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
     both = {
         WAYS[way]: {
             split: (
-                pair_values(losses[f"{split}_loss"]["chord"]),
-                median_over_pairs(losses[f"{split}_loss"]["chord"], rng=rng),
+                pair_values(losses[f"{split}_loss"].chord),
+                median_over_pairs(losses[f"{split}_loss"].chord, rng=rng),
             )
             for split in ("train", "test")
         }

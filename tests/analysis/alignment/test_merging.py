@@ -4,7 +4,7 @@ import pytest
 from small_networks import draw, outputs, pick, repeat, theta
 
 from analysis.alignment import Repaired, average, repair
-from analysis.connectivity import LOSSES, straight_line
+from analysis.connectivity import LOSSES, along, straight, straight_line
 from wspace import MLP
 from wspace.data import Dataset
 
@@ -115,9 +115,9 @@ def test_the_repaired_line_begins_and_ends_with_the_networks_themselves(x64, rng
     model, x = MLP((3, 5, 4, 2), "tanh"), jax.numpy.asarray(rng.standard_normal((60, 3)))
     a, b = draw(model, rng), draw(model, rng)
     for alpha, end in ((0.0, a), (1.0, b)):
-        got = Repaired(model)(a, b, jax.numpy.asarray(alpha), x)
+        got = Repaired(model)((a, b), jax.numpy.asarray(alpha), x)
         np.testing.assert_allclose(theta(got), theta(end), rtol=1e-10, atol=1e-12)
-    middle = Repaired(model)(a, b, jax.numpy.asarray(0.25), x)
+    middle = Repaired(model)((a, b), jax.numpy.asarray(0.25), x)
     both = jax.tree.map(lambda u, v: np.stack([u, v]), a, b)
     weights = np.array([0.75, 0.25])
     expected = repair(model, average(both, weights), both, weights, x)
@@ -128,14 +128,14 @@ def test_the_repaired_line_begins_and_ends_with_the_networks_themselves(x64, rng
 def test_a_line_of_repaired_networks_has_the_ends_of_the_straight_one_and_their_losses(rng):
     model = MLP((3, 6, 5, 2), "tanh")
     data, a, b = regression(rng, model), draw(model, rng, dtype=np.float32), draw(model, rng, dtype=np.float32)
-    straight, line = (
-        straight_line(model, "squared_error", a, b, data, l2=0.1, num_alphas=5, between=between)
-        for between in (None, Repaired(model))
+    unrepaired, line = (
+        along(model, "squared_error", (a, b), data, l2=0.1, num_alphas=5, path=path)
+        for path in (straight, Repaired(model))
     )
     for name in LOSSES:
-        np.testing.assert_allclose(line.values[name][[0, -1]], straight.values[name][[0, -1]], rtol=1e-9)
-        assert not np.allclose(line.values[name][1:-1], straight.values[name][1:-1], rtol=1e-3)
-    assert line.length == straight.length
+        np.testing.assert_allclose(line.values[name][[0, -1]], unrepaired.values[name][[0, -1]], rtol=1e-9)
+        assert not np.allclose(line.values[name][1:-1], unrepaired.values[name][1:-1], rtol=1e-3)
+    assert line.length == unrepaired.length
     wide = jax.tree.map(lambda u, v: np.stack([u, v]).astype(np.float64), a, b)
     for alpha, train, test in zip(line.alphas, line.values["train_loss"], line.values["test_loss"], strict=True):
         weights = np.array([1 - alpha, alpha])
@@ -147,13 +147,12 @@ def test_a_line_of_repaired_networks_has_the_ends_of_the_straight_one_and_their_
 def test_a_straight_line_between_is_the_straight_line(rng):
     model = MLP((3, 6, 2))
     data, a, b = regression(rng, model), draw(model, rng, dtype=np.float32), draw(model, rng, dtype=np.float32)
-    by_hand = lambda a, b, alpha, x: jax.tree.map(lambda u, v: (1 - alpha) * u + alpha * v, a, b)  # noqa: E731
-    straight, line = (
-        straight_line(model, "squared_error", a, b, data, num_alphas=5, between=between) for between in (None, by_hand)
-    )
+    by_hand = lambda points, alpha, x: jax.tree.map(lambda u, v: (1 - alpha) * u + alpha * v, *points)  # noqa: E731
+    default = straight_line(model, "squared_error", a, b, data, num_alphas=5)
+    line = along(model, "squared_error", (a, b), data, num_alphas=5, path=by_hand)
     for name in LOSSES:
-        np.testing.assert_allclose(line.values[name], straight.values[name], rtol=1e-13)
-        np.testing.assert_allclose(line.barriers[name].chord, straight.barriers[name].chord, rtol=1e-10)
+        np.testing.assert_allclose(line.values[name], default.values[name], rtol=1e-13)
+        np.testing.assert_allclose(line.barriers[name].chord, default.barriers[name].chord, rtol=1e-10)
 
 
 def test_a_model_without_biases_cannot_be_repaired(rng):

@@ -1,12 +1,14 @@
 """The study on populations whose answer is known: relabelled copies of one network, and unrelated networks."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from analysis.alignment import study as studies
 from analysis.alignment.study import affordable_seeds, embed, study, unit_cosines
-from analysis.connectivity import LOSSES
+from analysis.connectivity import LOSSES, barriers
 from analysis.similarity import pair_values
 from wspace import MLP
 from wspace.data import make
@@ -51,8 +53,8 @@ def test_relabelled_copies_are_one_network(rng, data):
     assert pair_values(geometry["random"].distance).min() > 1
     for loss in LOSSES:
         for way in ("weights", "repaired", "activations"):
-            np.testing.assert_allclose(result.barriers[way][loss]["chord"], 0, atol=1e-5, err_msg=way)
-        assert pair_values(result.barriers["raw"][loss]["chord"]).max() > 0.01
+            np.testing.assert_allclose(result.barriers[way][loss].chord, 0, atol=1e-5, err_msg=way)
+        assert pair_values(result.barriers["raw"][loss].chord).max() > 0.01
     for layer in result.units["aligned"]:
         np.testing.assert_allclose(layer, 1, rtol=1e-6)
     assert result.cycle is not None
@@ -85,12 +87,13 @@ def test_unrelated_networks_stay_apart_and_are_no_closer_than_untrained_ones(rng
 def test_rows_on_disk_give_the_same_study_without_computing_lines_again(rng, data, tmp_path, monkeypatch):
     params = population(rng, 3)
     first = run(params, data, np.random.default_rng(5), path=tmp_path / "study")
-    monkeypatch.setattr(studies, "straight_line", None)
+    monkeypatch.setattr(barriers, "along", None)
     again = run(params, data, np.random.default_rng(5), path=tmp_path / "study")
     for way, losses in first.barriers.items():
         for loss, matrices in losses.items():
-            for how, matrix in matrices.items():
-                np.testing.assert_array_equal(matrix, again.barriers[way][loss][how])
+            for field in dataclasses.fields(matrices):
+                ours, others = (getattr(of, field.name) for of in (matrices, again.barriers[way][loss]))
+                np.testing.assert_array_equal(ours, others)
     with pytest.raises(TypeError):
         run(population(rng, 3), data, np.random.default_rng(5), path=tmp_path / "study")
 

@@ -1,4 +1,4 @@
-"""How two networks are connected: the loss along the straight line between them.
+"""The loss along a path between two networks: its metrics, its barriers.
 
 Losses are computed in float64, in a scope of its own, so that the excess over the chord is that of the exact function
 and not of its rounding. The params may be any network's; nothing here needs a run.
@@ -24,7 +24,7 @@ TOLERANCE = 1e-10  # of the largest loss on the line; float64 rounding of a mean
 REFINEMENTS, POINTS = 2, 9  # each narrows the bracket around a maximum (POINTS - 1) / 2 times
 BATCH_VALUES = 4_000_000  # params held at once along the line
 
-Between = Callable[[Params, Params, Any, Any], Params]
+Path = Callable[[tuple[Any, ...], Any, Any], Params]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Barrier:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Metrics along the straight line between two networks.
+    """Metrics along a path between two networks.
 
     Attributes:
-        alphas: evenly spaced, 0, 1 and exactly 0.5 included; float64.
+        alphas: positions on the path, evenly spaced, 0, 1 and exactly 0.5 included; float64.
         values: metric -> its values at the alphas, float64: all of `wspace.objective.METRICS` but grad_norm.
         barriers: train_loss, test_loss and train_objective -> Barrier.
-        length: |theta_b - theta_a|.
+        length: |theta_b - theta_a|, the distance between the ends.
     """
 
     alphas: Float[np.ndarray, "alpha"]
@@ -79,17 +79,30 @@ class Line:
 
 
 def straight_line(
+    model: Model, kind: LossKind, params_a: Params, params_b: Params, data: Dataset, *, l2: float = 0.0,
+    num_alphas: int = 51,
+) -> Line:  # fmt: skip
+    """Losses, accuracies (or r2) and barriers on the segment (1-alpha) theta_a + alpha theta_b: see `along`."""
+    return along(model, kind, (params_a, params_b), data, l2=l2, num_alphas=num_alphas)
+
+
+def straight(points: tuple[Params, Params], alpha: Any, x: Any) -> Params:
+    """(1-alpha) theta_a + alpha theta_b: the path that `along` takes by default."""
+    del x
+    return tree.lerp(*points, alpha)
+
+
+def along(
     model: Model,
     kind: LossKind,
-    params_a: Params,
-    params_b: Params,
+    points: tuple[Any, ...],
     data: Dataset,
     *,
+    path: Path = straight,
     l2: float = 0.0,
     num_alphas: int = 51,
-    between: Between | None = None,
 ) -> Line:
-    """Losses, accuracies (or r2) and barriers on the segment (1-alpha) theta_a + alpha theta_b, exact on all data.
+    """Losses, accuracies (or r2) and barriers on a path between two networks, exact on all data.
 
     The maxima are refined: around the grid's best point a finer grid, and around its best point another, so alpha is
     found to 1/(16 (num_alphas - 1)); a maximum narrower than the first grid's spacing can still be missed.
@@ -97,79 +110,84 @@ def straight_line(
     Args:
         model: hashable, with `apply(params, x)`.
         kind: the data loss.
-        params_a, params_b: unstacked params of one structure.
+        points: what the path is made from: unstacked params of one structure as the first and the last, which are its
+            ends; any pytrees of arrays between them.
         data: a dataset with its train and test examples.
+        path: (points, alpha, x_train) -> params, hashable, in JAX; the straight line by default.
         l2: coefficient of the L2 term of train_objective.
         num_alphas: odd, at least 3, so that 0.5 is on the grid.
-        between: (params_a, params_b, alpha, x_train) -> params, hashable: another path than the straight line; its ends
-            are those of the chord.
 
     Raises:
-        ValueError: num_alphas is even or too small, the params do not match, or a loss on the line is not finite.
+        ValueError: num_alphas is even or too small, the ends do not match, or a loss on the path is not finite.
     """
     if num_alphas < 3 or num_alphas % 2 == 0:
         raise ValueError(f"num_alphas = {num_alphas}: an odd number of at least 3 is expected, so that 0.5 is included")
-    layout_a, layout_b = tree.Layout.of(params_a), tree.Layout.of(params_b)
+    layout_a, layout_b = tree.Layout.of(points[0]), tree.Layout.of(points[-1])
     if layout_a != layout_b:
         raise ValueError(f"the networks differ: leaves {layout_a.names} {layout_a.shapes} and {layout_b.shapes}")
-    evaluate = _evaluator(model, kind, params_a, params_b, data, l2, num_alphas, between or _straight)
+    evaluate = evaluator(model, kind, points, data, l2, num_alphas, path)
     alphas = np.arange(num_alphas) / (num_alphas - 1)
     values = evaluate(alphas)
     fine_alphas, fine = _refine(evaluate, alphas, values)
     barriers = {name: _barrier(alphas, values[name], fine_alphas, fine[name]) for name in LOSSES}
-    pairs = zip(jax.tree.leaves(params_a), jax.tree.leaves(params_b), strict=True)
-    length = np.sqrt(sum(np.sum(np.square(np.asarray(b, np.float64) - np.asarray(a, np.float64))) for a, b in pairs))
-    return Line(alphas, values, barriers, float(length))
+    return Line(alphas, values, barriers, distance(points[0], points[-1]))
 
 
-def _evaluator(
+def distance(a: Params, b: Params) -> float:
+    """|theta_b - theta_a|, in float64."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return float(np.sqrt(sum(np.sum(np.square(np.float64(v) - np.float64(u))) for u, v in pairs)))
+
+
+def evaluator(
     model: Model,
     kind: LossKind,
-    params_a: Params,
-    params_b: Params,
+    points: tuple[Any, ...],
     data: Dataset,
     l2: float,
     num: int,
-    between: Between,
+    path: Path,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """alphas -> metrics, float64, finite losses; alphas are padded to multiples of `num`: one program serves all."""
-    size = tree.Layout.of(params_a).size
+    """Positions (num, ...) on a path, or between several networks -> metrics (num,), exact on all data, float64.
+
+    Args:
+        model, kind, points, data, l2, path: see `along`; a position is one number or an array, as the path expects.
+        num: positions are padded to multiples of it, so that one compiled program serves all.
+
+    Raises:
+        ValueError: when called, if a loss is not finite.
+    """
+    size = tree.Layout.of(points[0]).size
     batch = min(num, max(1, BATCH_VALUES // size))
-    chunk = objective.chunk_examples(model, params_a, data.x_train.shape, batch)
-    program = _compiled(model, kind, data.task, chunk, batch, between)
+    chunk = objective.chunk_examples(model, points[0], data.x_train.shape, batch)
+    program = _compiled(model, kind, data.task, chunk, batch, path)
     wide = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(leaf.dtype, np.floating) else np.asarray(leaf)  # noqa: E731
-    a, b, train, test = jax.tree.map(
-        wide, (params_a, params_b, (data.x_train, data.y_train), (data.x_test, data.y_test))
-    )
+    points, train, test = jax.tree.map(wide, (points, (data.x_train, data.y_train), (data.x_test, data.y_test)))
 
     def evaluate(alphas: np.ndarray) -> dict[str, np.ndarray]:
-        padded = np.concatenate([alphas, np.zeros(-len(alphas) % num)]).reshape(-1, num)
+        padded = np.concatenate([alphas, np.zeros((-len(alphas) % num, *alphas.shape[1:]))])
+        rows = np.split(padded, len(padded) // num)
         with jax.enable_x64(True):
-            parts = [jax.tree.map(np.asarray, program(a, b, row, train, test, float(l2))) for row in padded]
+            parts = [jax.tree.map(np.asarray, program(points, row, train, test, float(l2))) for row in rows]
         values = {name: np.concatenate([part[name] for part in parts])[: len(alphas)] for name in parts[0]}
         if bad := [name for name in LOSSES if not np.all(np.isfinite(values[name]))]:
-            raise ValueError(f"{', '.join(bad)} on the line between the networks is not finite")
+            raise ValueError(f"{', '.join(bad)} on the path between the networks is not finite")
         return values
 
     return evaluate
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, kind: LossKind, task: Any, chunk: int, batch: int, between: Between) -> Callable:
-    def along(a, b, alphas, train, test, l2):
+def _compiled(model: Model, kind: LossKind, task: Any, chunk: int, batch: int, path: Path) -> Callable:
+    def measure(points, alphas, train, test, l2):
         def at(alpha):
-            params = between(a, b, alpha, train[0])
+            params = path(points, alpha, train[0])
             values = objective.measure(model, kind, task, params, train, test, l2, chunk)
             return {name: value for name, value in values.items() if name != "grad_norm"}  # XLA drops the gradient
 
         return jax.lax.map(at, alphas, batch_size=batch)
 
-    return jax.jit(along)
-
-
-def _straight(a: Params, b: Params, alpha: Any, x: Any) -> Params:
-    del x
-    return tree.lerp(a, b, alpha)
+    return jax.jit(measure)
 
 
 def _refine(evaluate: Callable, alphas: np.ndarray, values: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from analysis import connectivity
 from analysis.connectivity import LOSSES, straight_line
+from analysis.connectivity import line as lines
 from wspace import MLP, objective, stack_params
 from wspace.data import Dataset, load
 from wspace.spec import DataSpec
@@ -324,7 +324,7 @@ def test_chunks_of_examples_and_batches_of_alphas_change_nothing(rng, monkeypatc
     a, b = random_params(rng, sizes), random_params(rng, sizes)
     whole = straight_line(MLP(sizes), "cross_entropy", a, b, data, l2=0.1, num_alphas=5)
     monkeypatch.setattr(objective, "CHUNK_VALUES", chunk_values)
-    monkeypatch.setattr(connectivity, "BATCH_VALUES", batch_values)
+    monkeypatch.setattr(lines, "BATCH_VALUES", batch_values)
     parts = straight_line(MLP(sizes), "cross_entropy", a, b, data, l2=0.1, num_alphas=5)
     for name, values in whole.values.items():
         np.testing.assert_allclose(parts.values[name], values, rtol=1e-13, err_msg=name)
