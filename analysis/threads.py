@@ -1,12 +1,13 @@
 """Work side by side on all cores, in threads that share one copy of the arrays."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from wspace.cores import num_cores
 
@@ -38,7 +39,7 @@ def _one_blas_thread() -> Iterator[None]:
     with _lock:
         _depth += 1
         if _depth == 1:
-            _limits = threadpool_limits(1, user_api="blas")
+            _limits = _controller().limit(limits=1, user_api="blas")
     try:
         yield
     finally:
@@ -48,5 +49,11 @@ def _one_blas_thread() -> Iterator[None]:
                 _limits.restore_original_limits()
 
 
+@functools.cache
+def _controller() -> ThreadpoolController:
+    """Looking for the loaded libraries takes milliseconds, so it is done once: NumPy's and SciPy's are there by now."""
+    return ThreadpoolController()
+
+
 _lock, _depth = threading.Lock(), 0
-_limits: threadpool_limits | None = None
+_limits: Any = None

@@ -50,6 +50,23 @@ class Network(Model, Protocol):
 
 
 @runtime_checkable
+class Split(Model, Protocol):
+    """A network whose first layer is linear in the params: apply(params, x) = rest(params, first(params, x)).
+
+    On a plane of weight space the first layer's outputs are then linear in the coordinates as well, and need not be
+    computed anew at every point.
+    """
+
+    def first(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch unit"]:
+        """What the first layer's units receive, before any non-linearity: linear in the params, all others unused."""
+        ...
+
+    def rest(self, params: Params, z: Float[AnyArray, "*batch unit"]) -> Float[Array, "*batch output"]:
+        """Outputs from what the first layer's units receive; the first layer's params are unused."""
+        ...
+
+
+@runtime_checkable
 class Symmetric(Network, Protocol):
     """What alignment needs: a network that declares which changes of its params leave its function unchanged."""
 
@@ -98,13 +115,21 @@ class MLP:
         """(h_1, .., h_{L-1}, outputs): one array per layer, the hidden ones after the non-linearity."""
         phi, h, layers = ACTIVATIONS[self.activation], jnp.asarray(x), []
         for i, layer in enumerate(params):
-            h = h @ layer["weight"]
-            if self.bias:
-                h = h + layer["bias"]
+            h = self._affine(layer, h)
             if i < len(params) - 1:
                 h = phi(h)
             layers.append(h)
         return tuple(layers)
+
+    def first(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch unit"]:
+        """x W_1 + b_1."""
+        return self._affine(params[0], jnp.asarray(x))
+
+    def rest(self, params: Params, z: Float[AnyArray, "*batch unit"]) -> Float[Array, "*batch output"]:
+        """Outputs from the first layer's pre-activations."""
+        for layer in params[1:]:
+            z = self._affine(layer, ACTIVATIONS[self.activation](jnp.asarray(z)))
+        return jnp.asarray(z)
 
     @property
     def symmetry(self) -> Symmetry:
@@ -118,6 +143,10 @@ class MLP:
             receives = [Axis(f"{i}.weight", -1), *([Axis(f"{i}.bias", -1)] if self.bias else [])]
             layers.append(Units(num, (*receives, Axis(f"{i + 1}.weight", -2, sends=True)), sign, scale))
         return Symmetry(tuple(layers))
+
+    def _affine(self, layer: dict[str, Array], h: AnyArray) -> Array:
+        z = jnp.asarray(h) @ layer["weight"]
+        return z + layer["bias"] if self.bias else z
 
     def _init_layer(self, key: PRNGKeyArray, fan_in: int, fan_out: int, scale: float | Array) -> dict[str, Array]:
         variance = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out), "lecun": 1 / fan_in}[self.init_kind]

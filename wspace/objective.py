@@ -7,7 +7,7 @@ decoupled weight decay is not part of it.
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from wspace.data import Dataset, Task
 from wspace.models import Model
 from wspace.tree import AnyArray, Params
 
+Compiled = TypeVar("Compiled")
 LossKind = Literal["cross_entropy", "squared_error"]
 METRICS = {
     "classification": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_accuracy", "test_accuracy"),
@@ -111,8 +112,8 @@ def measure(
         return loss, score, grad
 
     num_train, num_test = len(train[0]), len(test[0])
-    loss, score, grad = _sum_chunks(functools.partial(gradient, params), *train, chunk)
-    test_loss, test_score = _sum_chunks(functools.partial(data_loss, params), *test, chunk)
+    loss, score, grad = sum_chunks(functools.partial(gradient, params), *train, chunk)
+    test_loss, test_score = sum_chunks(functools.partial(data_loss, params), *test, chunk)
     grad = jax.tree.map(lambda g, p: g / num_train + l2 * p, grad, params)
     if task == "classification":
         name, train_score, test_score = "accuracy", score / num_train, test_score / num_test
@@ -158,12 +159,12 @@ def chunk_examples(model: Model, params: Params, shape: tuple[int, ...], width: 
     return min(num_examples, max(1, CHUNK_VALUES // (width * values)))
 
 
-def cache_compiled(make: Callable[..., Callable]) -> Callable[..., Callable]:
+def cache_compiled(make: Callable[..., Compiled]) -> Callable[..., Compiled]:
     """Keep what `make(model, ...)` compiles for equal arguments; a model that cannot be hashed is compiled each time."""
     cached = functools.lru_cache(maxsize=32)(make)
 
     @functools.wraps(make)
-    def get(*args) -> Callable:
+    def get(*args) -> Compiled:
         try:
             hash(args)
         except TypeError:
@@ -191,8 +192,8 @@ def _scatter(y: Float[Array, "example target"]) -> Float[Array, ""]:
     return jnp.sum(jnp.square(y - jnp.mean(y, axis=0)))
 
 
-def _sum_chunks(function: Callable, x: Array, y: Array, chunk: int):
-    """Sum of function(x, y, weight) over chunks of examples; the last chunk is padded and given weight 0 there."""
+def sum_chunks(function: Callable, x: Array, y: Array, chunk: int):
+    """Sum of function(x, y, weight), a pytree, over chunks; the last is padded with examples of weight 0."""
     num = len(x)
     if num <= chunk:
         return function(x, y, jnp.ones(num, x.dtype))

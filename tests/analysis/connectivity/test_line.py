@@ -413,7 +413,7 @@ def test_a_loss_that_is_not_finite_is_refused(rng, value):
     data, a, b = classification(rng), random_params(rng, (3, 3)), random_params(rng, (3, 3))
     b[0]["weight"][1, 1] = value
     with pytest.raises(
-        ValueError, match="train_loss, test_loss, train_objective on the line between the networks is not"
+        ValueError, match="train_loss, test_loss, train_objective on the path between the networks is not"
     ):
         straight_line(MLP((3, 3)), "cross_entropy", a, b, data, num_alphas=3)
 
