@@ -59,6 +59,21 @@ class Chain:
         return (np.prod(theta, axis=-1) - self.target) ** 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """loss = (|theta|^2 - 1)^2: 0 on the unit circle, 1 at its centre.
+
+    Between two points of the circle an angle phi apart the straight line rises to sin(phi/2)^4, halfway.
+    """
+
+    def apply(self, params, x):
+        theta = params["theta"]
+        return everywhere(jnp.sum(jnp.square(theta), keepdims=True) - 1, x)
+
+    def loss(self, theta):
+        return (np.sum(np.square(theta), axis=-1) - 1) ** 2
+
+
 def population(theta):
     """Stacked params, float32, of the models above: theta is (seed, param)."""
     return {"theta": np.asarray(theta, np.float32)}

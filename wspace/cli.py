@@ -89,13 +89,22 @@ def _parser() -> argparse.ArgumentParser:
             "Every field of the spec can be overridden, e.g. --optimizer.learning-rate 0.01 --seeds.num 8; "
             "--spec-help lists them all."
         )
+        if name == "run":
+            _add_interactive(command)
         command.add_argument("--spec-help", action="store_true", help="list every field of the spec with its value")
     command = add("report", _report, "Write the report of a run or of a sweep.")
     command.add_argument("path", type=Path, metavar="DIR", help="run or sweep folder")
+    _add_interactive(command)
     command = add("status", _status, "Say how far a run or a sweep is.")
     command.add_argument("path", type=Path, metavar="DIR", help="run or sweep folder")
     add("doctor", _doctor, "Check versions, devices, speed and that compiled programs compute right numbers.")
     return parser
+
+
+def _add_interactive(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--interactive", action="store_true", help="also write surface.html, a loss surface to turn (needs plotly)"
+    )
 
 
 def _train(args: argparse.Namespace, rest: list[str], console: Console) -> int:
@@ -112,6 +121,8 @@ def _train(args: argparse.Namespace, rest: list[str], console: Console) -> int:
 def _run(args: argparse.Namespace, rest: list[str], console: Console) -> int:
     """run: train, then report; the report is written even when seeds diverged."""
     began = time.monotonic()
+    if args.interactive:
+        _check_interactive()
     args.out = args.out or Path("results") / _load_spec(args, rest).name
     code = _train(args, rest, console)
     if args.dry_run:
@@ -128,9 +139,13 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
     from wspace import open_run
     from wspace.sweep import is_sweep, open_sweep
 
+    if args.interactive:
+        _check_interactive()
+
     def report(run, name: str) -> Path:
         with console.status(name) as status:
-            return write_report(run, tell=lambda text: status.update(escape(f"{name}: {text}")))
+            tell = lambda text: status.update(escape(f"{name}: {text}"))  # noqa: E731
+            return write_report(run, interactive=args.interactive, tell=tell)
 
     if is_sweep(args.path):
         runs = open_sweep(args.path)
@@ -147,6 +162,13 @@ def _report(args: argparse.Namespace, rest: list[str], console: Console) -> int:
         page = report(run, "report")
     console.print(f"report: [bold]{escape(str(page))}[/]", highlight=False, soft_wrap=True)
     return OK
+
+
+def _check_interactive() -> None:
+    """Say before the work starts that plotly is missing."""
+    from analysis.figures.interactive import check
+
+    check()
 
 
 def _status(args: argparse.Namespace, rest: list[str], console: Console) -> int:

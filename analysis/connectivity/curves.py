@@ -27,7 +27,7 @@ from wspace.data import Dataset
 from wspace.models import Model
 from wspace.objective import LossKind
 from wspace.program import Device, block_width, choose_devices, numerics
-from wspace.tree import Layout, Params, pick
+from wspace.tree import AnyArray, Layout, Params, pick
 
 Shape = Literal["bezier", "polygon"]
 INTERVALS, NODES = 512, 4  # of the quadrature of a Bézier curve's length
@@ -44,7 +44,9 @@ class Curve:
 
     shape: Shape
 
-    def __call__(self, points: tuple[Params, tuple[Params, Array], Params], alpha: Float[Array, ""], x: Any) -> Params:
+    def __call__(
+        self, points: tuple[Params, tuple[Params, AnyArray], Params], alpha: Float[Array, ""], x: Any
+    ) -> Params:
         """Params at alpha in [0, 1], exactly the ends at 0 and 1.
 
         Args:
@@ -155,7 +157,7 @@ def fit_curves(
         raise ValueError(f"batch_size = {batch_size}: there are {len(data.x_train)} train examples")
     if not (0 < learning_rate < math.inf and 0 <= l2 < math.inf):
         raise ValueError(f"learning_rate = {learning_rate}, l2 = {l2}: finite, above 0 and at least 0, is expected")
-    devices = choose_devices(num_devices)
+    devices = choose_devices(num_devices)[:num]
     wide = block_width(layout.size * (num_bends + num_points), devices[0].platform, num_points * batch_size)
     width = math.ceil(num / math.ceil(num / min(wide, math.ceil(num / len(devices)))))
     rows = np.split(np.minimum(np.arange(-(-num // width) * width), num - 1), -(-num // width))  # the last is padded
@@ -168,14 +170,14 @@ def fit_curves(
     def work(device: Device) -> list[tuple[Params, np.ndarray, np.ndarray]]:
         placed, found = jax.device_put(shared, device), []
         for block in rows[devices.index(device) :: len(devices)]:
-            ends = [_rows(params, block) for params in (params_a, params_b)]
+            a, b = (_rows(params, block) for params in (params_a, params_b))
             with numerics(precision):
-                state = _start(*ends, num_bends, num_steps)
-            state, *ends, drawn = jax.device_put((state, *ends, numbers[block].astype(np.uint32)), device)
+                state = _start(a, b, num_bends, num_steps)
+            state, a, b, drawn = jax.device_put((state, a, b, numbers[block].astype(np.uint32)), device)
             history = []
             for first in range(0, num_steps, chunk):
                 last = min(first + chunk, num_steps)
-                state, losses = advance(state, *ends, drawn, np.int32(first), np.int32(last), *placed)
+                state, losses = advance(state, a, b, drawn, np.int32(first), np.int32(last), *placed)
                 history.append(np.asarray(losses)[:, : last - first])
                 tell(last - first, history[-1])
             found.append((jax.tree.map(np.asarray, state.bends), np.concatenate(history, 1), _finite(state)))

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.cluster.hierarchy import linkage
+from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import squareform
 
 from analysis.connectivity.line import TOLERANCE
@@ -133,14 +133,14 @@ def minimax_gain(direct: Matrix, *, rng: np.random.Generator) -> Estimate | None
         return None
     value = float(np.median(pair_values(minimax)) / median_direct)
 
-    def one(seeds: np.ndarray) -> float:
+    def chained(seeds: np.ndarray) -> float:
         drawn, positions = np.unique(seeds, return_inverse=True)
-        some = direct[np.ix_(drawn, drawn)]
-        above, below = (pair_median(matrix)(positions[None])[0] for matrix in (through_others(some), some))
-        return float(above / below) if below else np.nan
+        tree = linkage(squareform(direct[np.ix_(drawn, drawn)], checks=False), "single")
+        return pair_median(squareform(cophenet(tree)))(positions[None])[0]
 
     def centred(resamples: np.ndarray) -> np.ndarray:
-        gains = np.array([one(seeds) for seeds in resamples])
+        below, above = pair_median(direct)(resamples), np.array([chained(seeds) for seeds in resamples])
+        gains = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
         middle = np.nanmedian(gains)
         return np.minimum(gains * (value / middle), 1) if middle > 0 else np.full(len(gains), np.nan)
 

@@ -2,37 +2,16 @@
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.alignment.nulls import Recovery
 from analysis.alignment.study import Embedding
 from analysis.figures import style
+from analysis.figures.strips import strip
 from analysis.statistics import Estimate
 
 SPLITS = {"train": style.TRAIN, "test": style.TEST}
-Strip = tuple[Float[np.ndarray, "pair"], Estimate, str]
-
-
-def strips(title: str, xlabel: str, rows: dict[str, Strip], size: tuple[float, float] = (4.1, 3.3)) -> Figure:
-    """One row of dots each: every pair, its median as an upright line and the median's interval as a bar below.
-
-    Args:
-        title: of the panel.
-        xlabel: quantity and unit.
-        rows: label -> (one value a pair, the median over pairs with its interval over seeds, colour).
-        size: of the figure, inches.
-    """
-    figure, axes = style.panel(title, xlabel, "", size)
-    for y, (values, median, color) in enumerate(rows.values()):
-        _strip(axes, y, values, median, color)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0) if low > 0 and low < 0.3 * high else low, high)
-    style.rows(axes, list(rows), [color for _, _, color in rows.values()])
-    return figure
 
 
 def barriers(unit: str, rows: dict[str, dict[str, tuple[Float[np.ndarray, "pair"], Estimate]]]) -> Figure:
@@ -45,7 +24,7 @@ def barriers(unit: str, rows: dict[str, dict[str, tuple[Float[np.ndarray, "pair"
     figure, axes = style.panel("The barrier on the straight line", f"barrier above the chord ({unit})", "", (4.1, 3.9))
     for y, splits in enumerate(rows.values()):
         for (name, (values, median)), shift in zip(splits.items(), (-0.19, 0.21), strict=True):
-            _strip(axes, y + shift, values, median, SPLITS[name], height=0.13)
+            strip(axes, y + shift, values, median, SPLITS[name], height=0.13)
     for name, color in SPLITS.items():
         axes.plot([], [], color=color, marker="o", markersize=4, linestyle="none", label=f"{name} loss")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
@@ -120,12 +99,3 @@ def recovery(result: Recovery, observed: float | None) -> Figure:
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=style.INK)
     return figure
-
-
-def _strip(axes: Axes, y: float, values: np.ndarray, median: Estimate, color: str, height: float = 0.24) -> None:
-    """Dots at their values, at heights that only spread them; the median and its interval."""
-    spread = np.argsort(np.argsort(values, kind="stable")) * 0.618034 % 1 - 0.5  # low discrepancy, always the same
-    axes.scatter(values, y + 2 * height * spread, s=9, color=color, alpha=0.45, linewidths=0, zorder=2)
-    axes.plot([median.value] * 2, [y - 1.25 * height, y + 1.25 * height], color=style.INK, linewidth=1.4, zorder=4)
-    if median.ci:
-        axes.plot(median.ci, [y + 1.25 * height] * 2, color=style.INK, linewidth=2.6, solid_capstyle="butt", zorder=4)

@@ -95,7 +95,7 @@ def line_through(a: Params, b: Params, names: Sequence[str] = ("a", "b")) -> Pla
     """
     _check_alike((a, b), names)
     origin = _mean((a, b))
-    direction = jax.tree.map(lambda u, v: (np.float64(v) - np.float64(u))[None], a, b)
+    direction = jax.tree.map(lambda u, v: np.subtract(v, u, dtype=np.float64)[None], a, b)
     plane = custom_plane(origin, direction, names=(f"{names[0]} to {names[1]}",), how="through two networks")
     return plane.marked(dict(zip(names, (a, b), strict=True)))
 
@@ -197,7 +197,7 @@ def custom_plane(
     return Plane(wide, ways.orthogonalised(directions), tuple(names[: len(leaves[0])]), how)
 
 
-def grid(plane: Plane, num: int = 51, reach: float | Sequence[float] = 1.0) -> Axes:
+def grid(plane: Plane, num: int = 51, reach: float | Sequence[float] | Float[np.ndarray, "axis"] = 1.0) -> Axes:
     """Evenly spaced relative coordinates from -reach to reach along each axis, 0 exactly in the middle.
 
     Args:

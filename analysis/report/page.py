@@ -11,6 +11,7 @@ import numpy as np
 from analysis.figures import style
 from analysis.report import render
 from analysis.report.findings import Finding, Findings, dumps, finding, loads
+from analysis.report.interactive import write_interactive
 from analysis.report.section import Content, Section, Tell
 from analysis.report.sections import SECTIONS
 from analysis.statistics import LEVEL
@@ -26,7 +27,12 @@ class Chapter(NamedTuple):
 
 
 def write_report(
-    run: Run, out: Path | None = None, *, sections: Sequence[Section] = SECTIONS, tell: Tell = lambda text: None
+    run: Run,
+    out: Path | None = None,
+    *,
+    sections: Sequence[Section] = SECTIONS,
+    interactive: bool = False,
+    tell: Tell = lambda text: None,
 ) -> Path:
     """Analyse a run, complete or not, and write index.html, findings.json and figures/.
 
@@ -34,6 +40,7 @@ def write_report(
         run: what to report on; diverged and unfinished seeds are counted and left out of the analyses.
         out: folder, default `report` in the run's.
         sections: what to answer, in order.
+        interactive: also write surface.html, a loss surface to turn, and link to it (needs the `interactive` extra).
         tell: hears what is being computed.
 
     Returns:
@@ -41,14 +48,17 @@ def write_report(
 
     Raises:
         StoreError: the folder cannot be written, or the data is no longer what the run was trained on.
+        ImportError: an interactive surface is asked for and plotly is not installed.
     """
     chapters = [_answer(section, run, tell) for section in sections]
     images = {p.name: style.svg(p.figure) for chapter in chapters for p in chapter.content.pictures}
     findings: Findings = {"summary": summary(run)}
     findings |= {chapter.section.id: chapter.content.findings for chapter in chapters}
     findings = loads(dumps(findings))  # the page knows what the file knows
-    html = render.render("report.html.j2", findings, images, chapters=chapters)
-    return render.write(out or run.path / "report", html, findings, images)
+    out = out or run.path / "report"
+    surface = write_interactive(run, out, tell=tell) if interactive else None
+    html = render.render("report.html.j2", findings, images, chapters=chapters, surface=surface and surface.name)
+    return render.write(out, html, findings, images)
 
 
 def summary(run: Run) -> dict[str, Finding]:

@@ -1,7 +1,17 @@
 """The sections of a run's report, in the order in which they are read."""
 
 from analysis.report.section import Section
-from analysis.report.sections import alignment, distance, finals, line, provenance, training
+from analysis.report.sections import (
+    alignment,
+    connectivity,
+    convexity,
+    distance,
+    finals,
+    landscape,
+    line,
+    provenance,
+    training,
+)
 
 SECTIONS: tuple[Section, ...] = (
     training.SECTION,
@@ -9,5 +19,8 @@ SECTIONS: tuple[Section, ...] = (
     distance.SECTION,
     alignment.SECTION,
     line.SECTION,
+    convexity.SECTION,
+    landscape.SECTION,
+    connectivity.SECTION,
     provenance.SECTION,
 )

@@ -1,13 +1,14 @@
 """Section: how much of the difference between restarts is mere relabelling."""
 
-import jax
 import numpy as np
 
-from analysis.alignment.study import NUM_ALPHAS, Geometry, Study, study
+from analysis.alignment.study import NUM_ALPHAS, Geometry, Study
 from analysis.figures import alignment as figures
 from analysis.figures import style
+from analysis.figures.strips import strips
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
+from analysis.report.shared import alignment_study, all_equal, converged_params
 from analysis.similarity import median_over_pairs, pair_values, ratio_over_pairs
 from analysis.statistics import Estimate, median
 from analysis.training import metric_unit
@@ -34,17 +35,13 @@ def needs(run: Run) -> str | None:
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Distances, cosines, units and barriers before and after alignment, with nulls and a planted control."""
-    ids = run.seeds[run.converged()].tolist()
-    params = run.params(ids)
-    if all(np.all(leaf == leaf[:1]) for leaf in jax.tree.leaves(params)):
+    ids, params = converged_params(run)
+    if all_equal(params):
         return Content(
             findings={"population": finding(len(ids), n=len(ids))},
             says=("All {population} restarts have equal weights: there is nothing to align.",),
         )
-    result = study(
-        run.model, run.model.symmetry, run.loss_kind, params, run.data, rng=rng, init=run.params(ids, 0),
-        l2=run.spec.objective.l2, path=run.path / "alignment", progress=tell,
-    )  # fmt: skip
+    result = alignment_study(run, tell)
     unit = metric_unit("train_loss", run.loss_kind)
     findings = _findings(result, run.model.symmetry, unit, rng, ids)
     return Content(
@@ -268,7 +265,7 @@ def _pictures(result: Study, findings: dict, unit: str, rng: np.random.Generator
         }
     yield Picture(
         "alignment-distances",
-        figures.strips("Distance between restarts", "Euclidean distance in weight space", rows),
+        strips("Distance between restarts", "Euclidean distance in weight space", rows),
         f"Each dot is one of {{pairs}} {pairs} of {{pairs:n}} restarts; upright lines: medians; bars: their intervals over "
         "seeds. Heights only spread the dots. Shuffled weights and untrained networks are nulls: they share no units.",
         "Distances between pairs of restarts: median {distance_raw:value} as trained, {distance_aligned:value} aligned, "

@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.connectivity import LOSSES, Line, straight_line
-from analysis.figures import connectivity as figures
+from analysis.figures import line as figures
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, two_converged
 from analysis.statistics import Estimate

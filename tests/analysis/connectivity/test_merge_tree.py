@@ -1,3 +1,5 @@
+import functools
+import importlib
 import itertools
 
 import numpy as np
@@ -130,12 +132,8 @@ def test_equal_heights_merge_all_at_once(height):
     assert tree.height.tolist() == [height] * 4
     np.testing.assert_array_equal(tree.minimax, symmetric(np.full((5, 5), height)))
     assert sorted(tree.order) == [0, 1, 2, 3, 4]
-    before = 5 if height else 0
-    assert components(tree.minimax, np.zeros(5), np.array([height - 1, height / 2, height])).tolist() == [
-        0,
-        before or 1,
-        1,
-    ]
+    levels = np.array([-1, height / 2, height])
+    assert components(tree.minimax, np.zeros(5), levels).tolist() == [0, 5 if height else 1, 1]
 
 
 def test_one_network_is_a_tree_without_merges_and_two_have_one():
@@ -163,7 +161,6 @@ def test_an_edge_below_its_ends_by_rounding_is_lifted_to_them():
     ("heights", "leaves", "message"),
     [
         (np.zeros((0, 0)), [], "not empty"),
-        (np.zeros((3, 3)), [0, 0], r"heights of shape \(3, 3\), leaves of \(2,\)"),
         ([[0, np.nan, 1], [np.nan, 0, 1], [1, 1, 0]], [0, 0, 0], "1 pairs of 3 networks .* measure all pairs"),
         ([[0, np.nan, 1], [1, 0, 1], [1, 1, 0]], [0, 0, 0], "1 pairs of 3"),
         ([[0, np.inf], [np.inf, 0]], [0, 0], "1 pairs of 2"),
@@ -173,7 +170,7 @@ def test_an_edge_below_its_ends_by_rounding_is_lifted_to_them():
     ],
 )
 def test_what_makes_no_tree_is_refused(heights, leaves, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):
         merge_tree(np.array(heights, float), np.array(leaves, float))
 
 
@@ -228,14 +225,15 @@ def test_the_gain_of_a_resample_is_that_of_its_own_seeds():
 
 
 @pytest.mark.slow
-def test_the_interval_of_the_gain_covers_that_of_other_populations():
-    rng = np.random.default_rng(0)
-    draw = lambda: symmetric(rng.random((16, 16)))  # noqa: E731
-    pairs = np.triu_indices(16, 1)
+def test_the_interval_of_the_gain_covers_that_of_other_populations(rng, monkeypatch):
+    module = importlib.import_module("analysis.connectivity.merge_tree")
+    monkeypatch.setattr(module, "bootstrap_seeds", functools.partial(bootstrap_seeds, num_resamples=100))
+    draw = lambda: symmetric(rng.random((12, 12)))  # noqa: E731
+    pairs = np.triu_indices(12, 1)
     truth = np.mean([np.median(through_others(d)[pairs]) / np.median(d[pairs]) for d in (draw() for _ in range(500))])
-    intervals = [gain.ci for gain in (minimax_gain(draw(), rng=rng) for _ in range(50)) if gain and gain.ci]
-    assert len(intervals) == 50
-    assert sum(low <= truth <= high for low, high in intervals) >= 42  # 47.5 are aimed at
+    intervals = [gain.ci for gain in (minimax_gain(draw(), rng=rng) for _ in range(25)) if gain and gain.ci]
+    assert len(intervals) == 25
+    assert sum(low <= truth <= high for low, high in intervals) >= 20  # 24 are aimed at
 
 
 def test_without_pairs_or_barriers_there_is_no_gain(rng):
@@ -251,5 +249,5 @@ def test_without_pairs_or_barriers_there_is_no_gain(rng):
 
 def test_barriers_below_0_have_no_ratio(rng):
     direct = symmetric(np.full((3, 3), -0.5)) - np.eye(3)
-    with pytest.raises(ValueError, match="a barrier is -0.5: a ratio takes barriers of at least 0"):
+    with pytest.raises(ValueError, match=r"a barrier is -0\.5: a ratio takes barriers of at least 0"):
         minimax_gain(direct, rng=rng)

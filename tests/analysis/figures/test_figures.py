@@ -22,8 +22,9 @@ from analysis.alignment.nulls import Recovery
 from analysis.alignment.study import Embedding
 from analysis.connectivity import Barrier, Line
 from analysis.figures import alignment as alignment_figures
-from analysis.figures import connectivity as line_figures
+from analysis.figures import line as line_figures
 from analysis.figures import similarity as similarity_figures
+from analysis.figures import strips as strips_figures
 from analysis.figures import style
 from analysis.figures import sweep as sweep_figures
 from analysis.figures import training as training_figures
@@ -121,7 +122,7 @@ def draw(walks, curve, line):
         "cosines": similarity_figures.cosines(walks),
         "losses": line_figures.losses(line, "loss (nats)"),
         "scores": line_figures.scores(line),
-        "strips": alignment_figures.strips("Distance", "distance in weight space", strips(rng)),
+        "strips": strips_figures.strips("Distance", "distance in weight space", strips(rng)),
         "barriers": alignment_figures.barriers("nats", barriers(rng)),
         "units": alignment_figures.units(unit_rows(rng), {"matched": style.END, "at random": style.TRAVELLED}),
         "embedding": alignment_figures.embedding(points_in_plane(rng), 3),
@@ -424,7 +425,7 @@ def test_no_figure_changes_anything_global(rng, walks, curve, line):
 
 def test_every_pair_is_a_dot_at_its_value_beside_its_median_and_interval(rng):
     rows = strips(rng)
-    axes = only(alignment_figures.strips("Distance", "distance", rows))
+    axes = only(strips_figures.strips("Distance", "distance", rows))
     dots = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
     for y, ((values, median, _), drawn_dots) in enumerate(zip(rows.values(), dots, strict=True)):
         np.testing.assert_array_equal(drawn_dots[:, 0], values)

@@ -1,0 +1,115 @@
+"""What several sections of one report need, computed once for each run."""
+
+import weakref
+import zlib
+
+import jax
+import numpy as np
+
+from analysis.alignment import match_weights
+from analysis.alignment.study import NUM_RESTARTS, Study, affordable_seeds, study
+from analysis.connectivity import PairBarriers, barrier_matrices
+from analysis.landscape import Surface, common_reach, evaluate, grid, plane_through
+from analysis.report.section import Tell
+from wspace.run import Run
+from wspace.symmetry import act
+from wspace.tree import Params, pick
+
+PLANES = {"raw": "as trained", "aligned": "aligned"}
+MOST_POINTS, FEWEST_POINTS = 51, 15  # along each axis of a plane
+PLANE_FLOPS = 2e12  # what one surface may cost: a quarter of a minute
+
+_surfaces: weakref.WeakKeyDictionary[Run, dict[str, Surface]] = weakref.WeakKeyDictionary()
+_studies: weakref.WeakKeyDictionary[Run, Study] = weakref.WeakKeyDictionary()
+
+
+def converged_params(run: Run) -> tuple[list[int], Params]:
+    """Ids and stacked params of all seeds that were trained to the end."""
+    ids = run.seeds[run.converged()].tolist()
+    return ids, run.params(ids)
+
+
+def all_equal(params: Params) -> bool:
+    """Whether all stacked networks have the same weights."""
+    return all(np.all(leaf == leaf[:1]) for leaf in jax.tree.leaves(params))
+
+
+def alignment_study(run: Run, tell: Tell) -> Study:
+    """The alignment of a run's converged seeds with its nulls and barriers; its rows are kept beside the run.
+
+    Args:
+        run: a model with hidden units, at least two converged seeds, not all equal.
+        tell: takes lines about what is being computed.
+    """
+    if run not in _studies:
+        ids, params = converged_params(run)
+        _studies[run] = study(
+            run.model, run.model.symmetry, run.loss_kind, params, run.data,
+            rng=np.random.default_rng(zlib.crc32(b"alignment")), init=run.params(ids, 0), l2=run.spec.objective.l2,
+            path=run.path / "alignment", progress=tell,
+        )  # fmt: skip
+    return _studies[run]
+
+
+def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[str, dict[str, PairBarriers]]]:
+    """The seeds whose pairs are measured: ids, stacked params, and way -> loss -> barriers on the straight lines.
+
+    With hidden units the ways are those of `Study.barriers`; without, `raw` alone.
+    """
+    ids, params = converged_params(run)
+    if run.spec.model.hidden:
+        result = alignment_study(run, tell)
+        rows, barriers = result.rows, result.barriers
+    else:
+        rows = np.arange(min(len(ids), affordable_seeds(run.layout.size, len(run.data.x_train) + len(run.data.x_test))))
+        some = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params)
+        found = barrier_matrices(
+            run.model,
+            run.loss_kind,
+            some,
+            run.data,
+            l2=run.spec.objective.l2,
+            path=run.path / "barriers",
+            progress=tell,
+        )
+        barriers = {"raw": found}
+    return [ids[row] for row in rows], jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params), barriers
+
+
+def restart_surfaces(run: Run, tell: Tell) -> dict[str, Surface]:
+    """Train and test loss on the planes through the first three restarts, as in PLANES; kept beside the run.
+
+    All planes have the same extent in distance. None with fewer than three restarts or where they lie on one line, and no
+    aligned one without hidden units.
+    """
+    if run not in _surfaces:
+        _surfaces[run] = _evaluated(run, tell)
+    return _surfaces[run]
+
+
+def _evaluated(run: Run, tell: Tell) -> dict[str, Surface]:
+    ids = run.seeds[run.converged()].tolist()[:3]
+    if len(ids) < 3:
+        return {}
+    names, params = [f"seed {seed}" for seed in ids], run.params(ids)
+    some = [pick(params, i) for i in range(3)]
+    try:
+        planes = {"raw": plane_through(*some, names=names)}
+    except ValueError:
+        return {}  # equal networks span no plane
+    if run.spec.model.hidden:
+        symmetry, rest = run.model.symmetry, jax.tree.map(lambda leaf: np.asarray(leaf)[1:], params)
+        match = match_weights(symmetry, some[0], rest, rng=np.random.default_rng(0), num_restarts=NUM_RESTARTS)
+        moved = act(symmetry, match.element, rest)
+        planes["aligned"] = plane_through(some[0], pick(moved, 0), pick(moved, 1), names=names)
+    examples, half = len(run.data.x_train) + len(run.data.x_test), common_reach(list(planes.values()))
+    points = int(np.sqrt(PLANE_FLOPS / (2.0 * run.layout.size * examples)))
+    num = int(np.clip(points - 1 + points % 2, FEWEST_POINTS, MOST_POINTS))
+    return {
+        way: evaluate(
+            run.model, run.loss_kind, plane, grid(plane, num, half / plane.lengths), run.data,
+            metrics=("train_loss", "test_loss"), path=run.path / "landscape",
+            progress=lambda text, way=way: tell(f"plane, {PLANES[way]}: {text}"),
+        )
+        for way, plane in planes.items()
+    }  # fmt: skip
