@@ -12,7 +12,6 @@ from wspace.cores import use_cores
 
 use_cores()
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from analysis.connectivity import straight_line
+from analysis.connectivity import barrier_matrices
 from analysis.report import write_report, write_sweep_report
 from analysis.similarity import median_over_pairs
 from analysis.statistics import Estimate
@@ -80,14 +79,8 @@ def make_spec(num_seeds: int, num_steps: int) -> Spec:
 
 def barriers(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Barriers of the train and test loss above the chord, (seed, seed) in nats, of all pairs of converged children."""
-    ids = run.seeds[run.converged()]
-    matrices = np.zeros((2, len(ids), len(ids)))
-    for i, j in itertools.combinations(range(len(ids)), 2):
-        a, b = run.params(int(ids[i])), run.params(int(ids[j]))
-        line = straight_line(run.model, run.loss_kind, a, b, run.data, l2=run.spec.objective.l2, num_alphas=11)
-        found = [line.barriers[name].chord for name in ("train_loss", "test_loss")]
-        matrices[:, i, j] = matrices[:, j, i] = found
-    return matrices[0], matrices[1]
+    found = barrier_matrices(run.model, run.loss_kind, run.params(), run.data, path=run.path / "barriers")
+    return found["train_loss"].chord, found["test_loss"].chord
 
 
 def _cells(estimate: Estimate) -> tuple[str, str]:

@@ -69,6 +69,41 @@ def test_stack_params_names_the_first_difference(population, message):
         stack_params(population)
 
 
+def test_pick_takes_one_network_of_a_stack_as_numpy():
+    population = [params_of((3, 4, 2), seed) for seed in range(3)]
+    stacked = stack_params(population)
+    for index in (0, 2, -1):
+        params = tree.pick(stacked, index)
+        assert jax.tree.structure(params) == jax.tree.structure(population[index])
+        for leaf, expected in zip(jax.tree.leaves(params), jax.tree.leaves(population[index]), strict=True):
+            assert type(leaf) is np.ndarray
+            assert leaf.dtype == np.float32
+            np.testing.assert_array_equal(leaf, expected)
+    with pytest.raises(IndexError):
+        tree.pick(stacked, 3)
+
+
+def test_digest_knows_equal_values_wherever_they_lie():
+    params = tree.pick(stack_params([params_of((3, 4, 2), seed) for seed in range(3)]), 1)
+    same = jax.tree.map(lambda leaf: np.asfortranarray(leaf), params)  # another order in memory
+    wide = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=-1)[..., ::2], params)  # not contiguous
+    name = tree.digest(params)
+    assert len(name) == 64
+    assert int(name, 16) > 0
+    assert name == tree.digest(jax.tree.map(jnp.asarray, params)) == tree.digest(same) == tree.digest(wide)
+    assert name == tree.digest(list(params))
+
+
+@pytest.mark.parametrize("leaf", range(4))
+def test_digest_tells_the_smallest_change_of_any_leaf(leaf):
+    params = jax.tree.map(np.array, params_of((3, 4, 2)))
+    before = tree.digest(params)
+    values = jax.tree.leaves(params)[leaf]
+    values.flat[-1] = np.nextafter(values.flat[-1], np.float32(9), dtype=np.float32)
+    assert tree.digest(params) != before
+    assert tree.digest(params[::-1]) != tree.digest(params)
+
+
 def test_lerp_is_exact_at_its_ends_and_linear_between():
     a, b = params_of((3, 4, 2), 0), params_of((3, 4, 2), 1)
     np.testing.assert_array_equal(tree.ravel(tree.lerp(a, b, 0.0)), tree.ravel(a))

@@ -127,9 +127,10 @@ def pair_barriers(
                 row[key][j - i - 1] = value
         return row
 
-    whole = {"model": repr(model), "loss": kind, "data": data.hash, "l2": l2, "alphas": num_alphas} | (
-        {"pairs": "all"} if pairs is None else {"pairs": np.packbits(np.triu(wanted, 1)).tobytes().hex()}
-    )
+    whole = {
+        "model": repr(model), "loss": kind, "networks": num, "data": data.hash, "l2": l2, "alphas": num_alphas,
+        "pairs": "all" if pairs is None else np.packbits(np.triu(wanted, 1)).tobytes().hex(),
+    }  # fmt: skip
     rows = pair_rows(path, whole | dict(settings or {}), num, compute, _teller(wanted, progress))
     names = dict.fromkeys(key.partition("/")[0] for row in rows for key in row)
     return {name: {loss: _matrices(rows, f"{name}/{loss}", num) for loss in LOSSES} for name in names}

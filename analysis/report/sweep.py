@@ -1,9 +1,10 @@
 """The report of a sweep: what the swept values change."""
 
+import dataclasses
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,52 @@ YLABELS = {
 }
 
 
-def write_sweep_report(points: Points, out: Path) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """Something more that was measured at the points of a sweep: columns of the table, and lines in one figure.
+
+    Attributes:
+        name: letters and hyphens, of the figure's file.
+        title: of the figure.
+        ylabel: quantity of the figure's upright axis; its unit is added.
+        lines: label -> an estimate for each point in grid order, None where there is none.
+    """
+
+    name: str
+    title: str
+    ylabel: str
+    lines: Mapping[str, Sequence[Estimate | None]]
+
+    def key(self, label: str) -> str:
+        """Name of the finding behind a line."""
+        return f"{self.name}_{label}".replace("-", "_").replace(" ", "_").lower()
+
+
+def write_sweep_report(points: Points, out: Path, *, extras: Sequence[Extra] = ()) -> Path:
     """Compare the points of a sweep in one page: index.html, findings.json and figures/.
 
     Args:
         points: (swept values, run) in grid order; None for points not begun, which are named.
         out: folder of the page; links to the runs' own reports are relative to it.
+        extras: what else was measured at the points.
 
     Returns:
         Path of index.html.
 
     Raises:
-        ValueError: there are no points.
+        ValueError: there are no points, or a line of `extras` has not one entry for each.
         StoreError: the folder cannot be written.
     """
     if not points:
         raise ValueError("write_sweep_report got no points; at least one is expected")
     keys = [f"point_{i + 1}" for i in range(len(points))]
     measured = [_measure(run) if run else None for _, run in points]
+    for extra, label in _lines(extras):
+        if len(extra.lines[label]) != len(points):
+            raise ValueError(f"{extra.name}, {label}: {len(extra.lines[label])} estimates for {len(points)} points")
+        for numbers, estimate in zip(measured, extra.lines[label], strict=True):
+            if numbers is not None and estimate is not None:
+                numbers[extra.key(label)] = finding(estimate)
     runs = [run for _, run in points if run]
     fields = list(points[0][0])
     findings: Findings = {
@@ -75,11 +104,12 @@ def write_sweep_report(points: Points, out: Path) -> Path:
     for key, (values, _), numbers in zip(keys, points, measured, strict=True):
         swept = {f"value_{i + 1}": finding(_value(values[field])) for i, field in enumerate(fields)}
         findings[key] = swept | (numbers or {})
-    pictures = _pictures(points, measured, fields)
+    pictures = _pictures(points, measured, fields, extras)
     images = {picture.name: style.svg(picture.figure) for picture in pictures}
     findings = loads(dumps(findings))
     rows = [(key, f"{_link(run, out)}" if run else None) for key, (_, run) in zip(keys, points, strict=True)]
-    columns = {key: label for key, label in COLUMNS.items() if any(key in findings[row] for row in keys)}
+    every = COLUMNS | {extra.key(label): f"{extra.title}, {label}" for extra, label in _lines(extras)}
+    columns = {key: label for key, label in every.items() if any(key in findings[row] for row in keys)}
     html = render.render("sweep.html.j2", findings, images, rows=rows, columns=columns, pictures=pictures)
     return render.write(out, html, findings, images)
 
@@ -107,42 +137,60 @@ def _measure(run: Run) -> dict[str, Finding]:
     return findings | ({"ratio_to_travelled": finding(ratio)} if ratio else {})
 
 
-def _pictures(points: Points, measured: list[dict[str, Finding] | None], fields: list[str]) -> list[Picture]:
+def _pictures(
+    points: Points, measured: list[dict[str, Finding] | None], fields: list[str], extras: Sequence[Extra]
+) -> list[Picture]:
     """One panel for each column, against the numeric field with the most values; none when no field is numeric."""
-    numeric = [field for field in fields if all(_is_number(values[field]) for values, _ in points)]
+    numbers = {field: [_number(values[field]) for values, _ in points] for field in fields}
+    numeric = {
+        field: known
+        for field, places in numbers.items()
+        if len(known := [place for place in places if place is not None]) == len(points)
+    }
     if not numeric:
         return []
-    axis = max(numeric, key=lambda field: len({values[field] for values, _ in points}))
+    axis = max(numeric, key=lambda field: len(set(numeric[field])))
     others = [field for field in fields if field != axis]
+    panels = [
+        (column.replace("_", "-"), COLUMNS[column], YLABELS[column], {"": column})
+        for column in ("test_loss", "test_accuracy", "test_r_squared", "ratio_to_travelled")
+    ] + [(e.name, e.title, e.ylabel, {label: e.key(label) for label in e.lines}) for e in extras]
     pictures = []
-    for column in ("test_loss", "test_accuracy", "test_r_squared", "ratio_to_travelled"):
+    for name, title, ylabel, lines in panels:
         groups: dict[str, list[tuple[float, Estimate]]] = {}
-        for (values, _), found in zip(points, measured, strict=True):
-            if found and column in found:
-                item = found[column]
-                ci = (item["ci"][0], item["ci"][1]) if item["ci"] else None
-                label = ", ".join(f"{field.split('.')[-1]} = {_value(values[field])}" for field in others)
-                groups.setdefault(label, []).append(
-                    (float(values[axis]), Estimate(item["value"], ci, item["n"], item["unit"]))
-                )
+        for line, key in lines.items():
+            for (values, _), found, place in zip(points, measured, numeric[axis], strict=True):
+                if found and key in found:
+                    item = found[key]
+                    ci = (item["ci"][0], item["ci"][1]) if item["ci"] else None
+                    swept = [f"{field.split('.')[-1]} = {_value(values[field])}" for field in others]
+                    estimate = Estimate(item["value"], ci, item["n"], item["unit"])
+                    groups.setdefault(", ".join([*filter(None, [line]), *swept]), []).append((place, estimate))
         if not any(len(group) > 1 for group in groups.values()):
             continue
-        label = COLUMNS[column]
+        xlabel = "units in each hidden layer" if axis == "model.hidden" else axis.split(".")[-1].replace("_", " ")
         pictures.append(
             Picture(
-                f"sweep-{column.replace('_', '-')}",
-                figures.summary(label, axis.split(".")[-1].replace("_", " "), YLABELS[column], groups),
-                f"{'Ratio of medians' if column == 'ratio_to_travelled' else 'Median'} over the seeds of each point that "
+                f"sweep-{name}",
+                figures.summary(title, xlabel, ylabel, groups),
+                f"{'Ratio of medians' if name == 'ratio-to-travelled' else 'Median'} over the seeds of each point that "
                 "were trained to the end. Upright bars: intervals. Lines only guide the eye.",
-                f"Line chart of the median {label[0].lower() + label[1:]} against {_words(axis)}; the table holds its "
+                f"Line chart of the median {title[0].lower() + title[1:]} against {_words(axis)}; the table holds its "
                 "numbers.",
             )
         )
     return pictures
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _lines(extras: Sequence[Extra]) -> list[tuple[Extra, str]]:
+    return [(extra, label) for extra in extras for label in extra.lines]
+
+
+def _number(value: Any) -> float | None:
+    """A swept value as a place on an axis: a number, or what all entries of a list are; None for anything else."""
+    if isinstance(value, list | tuple) and value:
+        return _number(value[0]) if len(set(value)) == 1 else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _words(field: str) -> str:

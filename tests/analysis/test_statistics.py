@@ -3,7 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from analysis.statistics import BAND_LEVELS, LEVEL, Estimate, bootstrap_seeds, median, pair_median, quantile_bands
+from analysis.statistics import (
+    BAND_LEVELS,
+    LEVEL,
+    Estimate,
+    bootstrap_seeds,
+    median,
+    pair_median,
+    quantile_bands,
+    tuple_mean,
+)
 
 
 def symmetric(rng, num):
@@ -119,6 +128,74 @@ def test_pair_median_reads_only_above_the_diagonal(rng):
     spoiled = np.where(np.triu(np.ones((5, 5), bool), 1), matrix, np.nan)
     resamples = resamples_of(5, 50, True, rng)
     np.testing.assert_array_equal(pair_median(spoiled)(resamples), pair_median(matrix)(resamples))
+
+
+def test_pair_median_leaves_out_pairs_that_were_not_measured(rng):
+    matrix = symmetric(rng, 6)
+    matrix[[0, 1, 0, 4], [1, 0, 4, 0]] = np.nan
+    resamples = resamples_of(6, 200, True, rng)
+    expected = []
+    for seeds in resamples:
+        pairs = [matrix[i, j] for i, j in itertools.combinations(seeds, 2) if i != j]
+        measured = [value for value in pairs if not np.isnan(value)]
+        expected.append(np.median(measured) if measured else np.nan)
+    np.testing.assert_allclose(pair_median(matrix)(resamples), expected, rtol=1e-15)
+
+
+def test_pair_median_is_missing_where_a_resample_holds_no_measured_pair():
+    matrix = np.full((4, 4), np.nan)
+    matrix[[0, 2], [2, 0]] = 3.0
+    got = pair_median(matrix)(np.array([[0, 1, 2, 3], [0, 1, 1, 3], [2, 2, 2, 3], [0, 0, 2, 2]]))
+    np.testing.assert_array_equal(got, [3, np.nan, np.nan, 3])
+    nothing = pair_median(np.full((4, 4), np.nan))
+    np.testing.assert_array_equal(nothing(np.array([[0, 1, 2, 3]])), [np.nan])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_tuple_mean_equals_the_mean_of_the_samples_written_out(rng, size):
+    """A sample occurs once for each way to find its seeds among the draws."""
+    members = np.array(list(itertools.combinations(range(6), size)))
+    members = rng.permuted(members, axis=1)[rng.permutation(len(members))[:10]]
+    values, resamples = rng.standard_normal(len(members)), rng.integers(6, size=(200, 6))
+    expected = []
+    for seeds in resamples:
+        written = [
+            value
+            for value, sample in zip(values, members, strict=True)
+            for _ in itertools.product(*(np.flatnonzero(seeds == seed) for seed in sample))
+        ]
+        expected.append(np.mean(written) if written else np.nan)
+    np.testing.assert_allclose(tuple_mean(values, members)(resamples), expected, rtol=1e-12, atol=1e-14)
+    if size > 1:
+        assert np.isnan(tuple_mean(values, members)(np.zeros((1, 6), int)))
+
+
+def test_tuple_mean_weighs_a_sample_by_the_product_of_its_seeds_counts():
+    pairs, triple = np.array([[0, 1], [0, 2], [1, 2]]), np.array([[0, 1, 2], [1, 2, 3]])
+    # four times 1, twice 2, twice 4
+    assert tuple_mean(np.array([1.0, 2.0, 4.0]), pairs)(np.array([[0, 0, 1, 1, 2]])).tolist() == [2.0]
+    # twice 1, four times 7
+    assert tuple_mean(np.array([1.0, 7.0]), triple)(np.array([[0, 1, 2, 2, 3, 3]])).tolist() == [5.0]
+
+
+def test_the_interval_leaves_out_resamples_without_a_value(rng):
+    def ranks(seeds):
+        return np.where(np.arange(len(seeds)) % 2, np.nan, np.arange(len(seeds), dtype=float))
+
+    assert bootstrap_seeds(ranks, 4, rng=rng, num_resamples=201) == pytest.approx((0.025 * 200, 0.975 * 200), rel=1e-12)
+    assert bootstrap_seeds(lambda seeds: np.full(len(seeds), np.nan), 4, rng=rng) is None
+
+
+def test_the_interval_of_a_share_of_samples_covers_it(rng):
+    """Pairs and triples whose seeds have a positive sum; they are far from independent."""
+    for size in (2, 3):
+        members = np.array(list(itertools.combinations(range(15), size)))
+        intervals = []
+        for _ in range(80):
+            violated = rng.standard_normal(15)[members].sum(axis=1) > 0
+            statistic = tuple_mean(violated.astype(float), members)
+            intervals.append(bootstrap_seeds(statistic, 15, rng=rng, pairs=True, num_resamples=100))
+        assert coverage(0.5, intervals) > 0.85
 
 
 def test_median_is_that_of_all_values_with_the_interval_of_resampled_seeds(rng):

@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,7 +60,7 @@ def test_matrices_hold_the_barrier_of_each_pair(rng, kind):
         assert matrices.measured.tolist() == (~np.eye(4, dtype=bool)).tolist()
         np.testing.assert_allclose(np.diag(matrices.ends), own[loss], rtol=1e-6)
         np.testing.assert_array_equal(np.diag(matrices.top), np.diag(matrices.ends))
-        for i, j in zip(*np.triu_indices(4, 1), strict=True):
+        for i, j in itertools.combinations(range(4), 2):
             line = straight_line(model, kind, tree.pick(params, i), tree.pick(params, j), data, l2=0.1, num_alphas=7)
             for field, value in dataclasses.asdict(line.barriers[loss]).items():
                 matrix = getattr(matrices, field)
@@ -172,9 +174,10 @@ def test_killed_in_the_middle_it_goes_on_with_the_row_it_was_in(rng, tmp_path, m
         MLP(SIZES), "cross_entropy", params, data, num_alphas=3, pairs=pairs, path=path, **options
     )
     whole = run(None)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         counted(patched, fail_at)
-        run(tmp_path / "barriers")
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "barriers")
     rows = [int(file.stem[-1]) for file in (tmp_path / "barriers").glob("row-*.npz")]
     calls = counted(monkeypatch)
     resumed = run(tmp_path / "barriers", progress=told.append)
@@ -193,10 +196,10 @@ def test_killed_in_the_middle_it_goes_on_with_the_row_it_was_in(rng, tmp_path, m
 def test_rows_without_pairs_are_kept_as_such(tmp_path, monkeypatch):
     mask = np.zeros((4, 4), bool)
     mask[[1, 2], [2, 1]] = True
-    options = {"pairs": mask, "path": tmp_path}
-    first = barrier_matrices(Wells(), "squared_error", population(corners(2)), zero_targets(2), **options)
+    params, data = population(corners(2)), zero_targets(2)
+    first = barrier_matrices(Wells(), "squared_error", params, data, pairs=mask, path=tmp_path)
     calls = counted(monkeypatch)
-    again = barrier_matrices(Wells(), "squared_error", population(corners(2)), zero_targets(2), **options)
+    again = barrier_matrices(Wells(), "squared_error", params, data, pairs=mask, path=tmp_path)
     assert calls == []
     assert_same(again["train_loss"], first["train_loss"])
     np.testing.assert_array_equal(first["train_loss"].measured, mask)
@@ -206,25 +209,28 @@ def test_rows_without_pairs_are_kept_as_such(tmp_path, monkeypatch):
 def test_other_settings_are_computed_anew(rng, tmp_path, monkeypatch):
     theta, data = corners(2), zero_targets(2)
     calls, done = counted(monkeypatch), 0
-    usual = {"kind": "squared_error", "params": population(theta), "data": data}
     some = random_pairs(4, 6, rng=rng)
     some[0, 1] = some[1, 0] = False
-    for model, changed, num in (
-        (Wells(), {}, 6),
-        (Wells(), {}, 0),
-        (Wells(), {"l2": 0.1}, 6),
-        (Wells(), {"num_alphas": 13}, 6),
-        (Wells(), {"params": population(1.5 * theta)}, 6),
-        (Wells(), {"data": zero_targets(2, num_examples=5)}, 6),
-        (Wells(), {"pairs": some}, 5),
-        (Wells(), {"pairs": some.copy()}, 0),
-        (Wells(), {"params": population(theta[:3])}, 3),
-        (Chain(), {"data": zero_targets(1)}, 6),
-    ):
-        kept = barrier_matrices(model, **(usual | changed), path=tmp_path)
+
+    def run(path, model=Wells(), theta=theta, data=data, **options):  # noqa: B008
+        return barrier_matrices(model, "squared_error", population(theta), data, path=path, **options)["train_loss"]
+
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, 6),
+        ({}, 0),
+        ({"l2": 0.1}, 6),
+        ({"num_alphas": 13}, 6),
+        ({"theta": 1.5 * theta}, 6),
+        ({"theta": theta[:3]}, 3),
+        ({"data": zero_targets(2, num_examples=5)}, 6),
+        ({"pairs": some}, 5),
+        ({"pairs": some.copy()}, 0),
+        ({"model": Chain(), "data": zero_targets(1)}, 6),
+    ]
+    for changed, num in cases:
+        kept = run(tmp_path, **changed)
         assert len(calls) - done == num, changed
-        done = len(calls)
-        assert_same(kept["train_loss"], barrier_matrices(model, **(usual | changed))["train_loss"])
+        assert_same(kept, run(None, **changed))
         done = len(calls)
 
 
