@@ -30,11 +30,12 @@ format: $(VENV)/dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/bench ## measure the engine against its peers (about half an hour on two cores)
+bench: $(VENV)/bench ## measure wspace against its peers (about three quarters of an hour on two cores)
 	$(BIN)/python -m pytest -m bench
 	$(BIN)/python runs/benchmarks/engine.py --write
 	$(BIN)/python runs/benchmarks/memory.py --write
 	$(BIN)/python runs/benchmarks/alignment.py --write
+	$(BIN)/python runs/benchmarks/landscape.py --write
 
 clean: ## remove the environment, results and caches
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

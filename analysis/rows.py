@@ -3,8 +3,9 @@
 import io
 import json
 import re
+import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,38 @@ def keep_rows(
         rows.append(compute(index) if path is None else _kept(path / f"row-{index:05d}.npz", index, compute))
         progress(index + 1, num)
     return rows
+
+
+class Clock:
+    """How long the rows that are not done yet will take, judged by those that were computed and not read from disk.
+
+    Args:
+        sizes: how much work each row is, in any unit.
+    """
+
+    def __init__(self, sizes: Sequence[float] | np.ndarray):
+        self._sizes, self._upto = sizes, np.cumsum(sizes)
+        self._spent = self._computed = 0.0
+
+    def timed(self, compute: Callable[[int], Row]) -> Callable[[int], Row]:
+        """The same function, with a look at the clock."""
+
+        def run(index: int) -> Row:
+            began = time.monotonic()
+            row = compute(index)
+            self._spent += time.monotonic() - began
+            self._computed += self._sizes[index]
+            return row
+
+        return run
+
+    def done(self, rows: int) -> int:
+        """Work in the first rows."""
+        return int(self._upto[rows - 1])
+
+    def left(self, rows: int) -> float:
+        """Seconds that what follows the first rows will take; 0 while nothing was computed."""
+        return self._spent * float(self._upto[-1] - self._upto[rows - 1]) / max(self._computed, 1e-9)
 
 
 def _kept(file: Path, index: int, compute: Callable[[int], Row]) -> Row:

@@ -138,6 +138,18 @@ def tuple_mean(values: Float[np.ndarray, "sample"], members: Int[np.ndarray, "sa
     return lambda resamples: np.array([one(seeds) for seeds in resamples])
 
 
+def extreme_share(all_of_them: bool, num: int, level: float = LEVEL) -> tuple[float, float] | None:
+    """Interval of a share of 0 or 1 among `num` independent draws, where a bootstrap interval would have no width.
+
+    Exact for the binomial distribution (Clopper & Pearson 1934, 10.1093/biomet/26.4.404): with q = ((1-level)/2)^(1/num)
+    from 0 to 1 - q for none, from q to 1 for all. None below two draws.
+    """
+    if num < 2:
+        return None
+    low = ((1 - level) / 2) ** (1 / num)
+    return (low, 1.0) if all_of_them else (0.0, 1 - low)
+
+
 def quantile_bands(
     values: Float[np.ndarray, "seed ..."], levels: tuple[float, ...] = BAND_LEVELS
 ) -> Float[np.ndarray, "level ..."]:

@@ -35,7 +35,17 @@ from analysis.similarity import median_over_pairs
 from analysis.statistics import Estimate
 from wspace.monitor import Bar
 from wspace.run import Run
-from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedSpec, Spec, TrainSpec
+from wspace.spec import (
+    CheckpointSpec,
+    DataSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    SeedSpec,
+    Spec,
+    TrainSpec,
+)
 from wspace.symmetry import act
 from wspace.train import train
 from wspace.tree import Params, pick
@@ -137,6 +147,7 @@ def make_spec(data: Path, num_seeds: int, num_steps: int) -> Spec:
         question="Are networks with a high barrier on the straight line between them connected by a curve without one?",
         data=DataSpec(name="idx", path=str(data), split="ordered") if mnist else DataSpec(name="digits"),
         model=ModelSpec(hidden=(128, 128)),
+        objective=ObjectiveSpec(l2=1e-4),
         optimizer=OptimizerSpec(name="adam", learning_rate=1e-3),
         schedule=ScheduleSpec(kind="cosine"),
         train=TrainSpec(num_steps=num_steps, batch_size=128),

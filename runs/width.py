@@ -61,9 +61,8 @@ def main(
     runs = open_sweep(out)
     measured = []
     for values, run in runs:
-        enough = run is not None and run.converged().sum() >= 2
         with console.status(f"barriers at width {values['model.hidden'][0]}"):
-            measured.append(barriers(run) if enough else {})
+            measured.append(barriers(run) if run is not None and run.converged().sum() >= 2 else {})
     table = Table("width", "barrier of the loss", *WAYS.values(), "restarts")
     for (values, _), found in zip(runs, measured, strict=True):
         for split in ("train", "test") if found else ():

@@ -13,13 +13,15 @@ import jax
 import numpy as np
 import pytest
 
+from analysis.landscape import plane_through
 from wspace import open_run, stack_params
+from wspace.data import make
 from wspace.models import MLP
 
 BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-alignment, engine, memory, tables, teams, worker, workloads = map(
-    importlib.import_module, ("alignment", "engine", "memory", "tables", "teams", "worker", "workloads")
+alignment, engine, landscape, memory, tables, teams, worker, workloads = map(
+    importlib.import_module, ("alignment", "engine", "landscape", "memory", "tables", "teams", "worker", "workloads")
 )
 SMALL = workloads.WORKLOADS["64-32-32-10"]
 
@@ -157,7 +159,7 @@ def test_results_stand_between_the_markers(tmp_path):
         tables.show("memory", "new", readme)
 
 
-@pytest.mark.parametrize("section", ["alignment", "engine", "memory"])
+@pytest.mark.parametrize("section", ["alignment", "engine", "landscape", "memory"])
 def test_the_readme_has_a_place_for_results(section):
     text = tables.README.read_text()
     assert text.index(f"<!-- {section}: begin -->") < text.index(f"<!-- {section}: end -->")
@@ -248,6 +250,82 @@ def test_alignment_runs_and_finds_its_networks_again(tmp_path):
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in records[0]["seconds"].values())
     assert records[0]["peak_bytes"] > 50e6
     assert all("its assignments alone" in text and "WRONG" not in text for text in printed)
+
+
+def scene(num=5):
+    model, rng = MLP((6, 9, 7, 3)), np.random.default_rng(0)
+    a, b, c = (jax.tree.map(np.asarray, model.init(jax.random.key(seed))) for seed in range(3))
+    data = make(rng.standard_normal((40, 6)), np.arange(40) % 3, task="classification")
+    return landscape.Scene(model, data, plane_through(a, b, c), num)
+
+
+def test_plain_surfaces_are_those_of_wspace():
+    small = scene()
+    ours, points = landscape.surface(small), small.points
+    one, many = (landscape.plain_program(small, vmapped=vmapped) for vmapped in (False, True))
+    reference = landscape.looped(one, points)
+    assert landscape.difference(ours, reference)[0] < landscape.TOLERANCE
+    assert landscape.difference(landscape.vmapped(many, points, 5), reference)[0] < landscape.TOLERANCE
+    np.testing.assert_array_equal(landscape.surface(small, rows=1), ours[:5])
+    assert landscape.difference(np.array([[1.0, 0.5]]), np.array([[2.0, 0.25]])) == [0.5, 0.25]
+    assert landscape.difference(np.array([[3.0]]), np.array([[2.0, 0.25]])) == [0.5]
+
+
+def test_points_of_planar_interpolation():
+    plane = scene().plane
+    a, b, c = (anchor.coordinates for anchor in plane.anchors)
+    found = landscape.their_points(plane, 2)
+    expected = [a + (c - a) / 2, c, a + (b - a) / 2, a + (b - a) / 2 + (c - a) / 2]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_flops_of_a_point_by_hand():
+    small = scene(num=5)
+    num, first, others = len(small.data.x_train), 6 * 9, 9 * 7 + 7 * 3
+    assert landscape.flops(small, executed=False) == 2 * num * (first + others)
+    assert landscape.flops(small, executed=True) == pytest.approx(2 * num * (others + 3 * first / 25))
+
+
+def test_points_are_vmapped_as_memory_allows(monkeypatch):
+    small = scene(num=5)
+    point = 4 * (9 + 7) * len(small.data.x_train)
+    for allowed, num in ((25 * point, 25), (24 * point, 5), (5 * point, 5)):
+        monkeypatch.setattr(landscape, "VMAP_BYTES", allowed)
+        assert landscape.points_at_once(small) == num
+    monkeypatch.setattr(landscape, "VMAP_BYTES", 4 * point)
+    with pytest.raises(SystemExit, match="vmap over 5 points"):
+        landscape.points_at_once(small)
+
+
+def test_surfaces_are_judged_within_a_round():
+    record = {
+        "seconds": {"wspace": [1.0, 3.0, 1.0], "loop": [2.0, 3.0, 3.0], "loss-landscapes": [9.0, 9.0, 9.0]},
+        "peak_flops": [4.0, 4.0, 8.0], "executed_flops": 2.0, "num_examples": 100,
+        "targets": {"loop": 2.0, "loss-landscapes": 20.0, "vmap": 1.0},
+        "differs": {"wspace": [1e-6, 0.02], "vmap": [1e-6, 0.03], "loss-landscapes": [math.nan]},
+    }  # fmt: skip
+    loop, theirs, vmap = landscape.verdicts(record)
+    assert loop == "at least 2 x as fast as per-point loop, jitted JAX: 2 x, met"
+    assert theirs.endswith("PyTorch: 9 x, NOT MET (out of reach here: all of the matmul peak would be 18 x)")
+    assert vmap.endswith("not measured")
+    assert landscape.shares(record, "wspace", 2.0) == 0.25
+    accuracy, losses = landscape.wrong(record)
+    assert accuracy.startswith("vmap: accuracies differ by 0.03")
+    assert losses.startswith("loss-landscapes: losses differ")
+
+
+@pytest.mark.slow
+def test_landscape_runs(tmp_path):
+    out = tmp_path / "landscape.json"
+    command = [sys.executable, str(BENCHMARKS / "landscape.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())["jobs"]["toy"]
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "loss_landscapes"))
+    assert set(record["seconds"]) == {"wspace", "loop", "vmap", *(["loss-landscapes"] if installed else [])}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in record["seconds"].values())
+    assert record["peak_bytes"] > 50e6
+    assert ("not installed" in done.stdout) != installed
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wspace import MLP
+from wspace.models import Model, Split
 
 REFERENCE = {
     "relu": lambda z: np.maximum(z, 0),
@@ -86,3 +87,42 @@ def test_impossible_sizes_are_refused(sizes):
 def test_unknown_activation_is_refused():
     with pytest.raises((ValueError, TypeError), match="swish"):  # TypeError where signatures are checked
         MLP((3, 2), activation="swish")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("activation", sorted(REFERENCE))
+@pytest.mark.parametrize(("sizes", "bias"), [((3, 2), True), ((3, 5, 2), False), ((3, 5, 1, 4), True)])
+def test_the_first_layer_and_the_rest_are_the_whole(rng, sizes, activation, bias):
+    model = MLP(sizes, activation, bias)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), model.init(jax.random.key(0))
+    )
+    x = rng.standard_normal((2, 3, sizes[0])).astype(np.float32)
+    received = model.first(params, x)
+    assert received.shape == (2, 3, sizes[1])
+    np.testing.assert_array_equal(model.rest(params, received), model.apply(params, x))
+    np.testing.assert_array_equal(model.rest(params, np.asarray(received)), model.apply(params, x))
+    lost = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    np.testing.assert_array_equal(
+        model.first((params[0], *lost[1:]), x), received
+    )  # each leaves the other's params alone
+    np.testing.assert_array_equal(model.rest((lost[0], *params[1:]), received), model.apply(params, x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_first_layer_is_linear_in_the_params(x64, rng, bias):
+    model, x = MLP((4, 5, 2), "tanh", bias), jnp.asarray(rng.standard_normal((6, 4)))
+    draw = lambda: jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), model.init(jax.random.key(0)))  # noqa: E731
+    a, b = draw(), draw()
+    mixed = jax.tree.map(lambda u, v: 2.5 * u - 0.75 * v, a, b)
+    expected = 2.5 * model.first(a, x) - 0.75 * model.first(b, x)
+    np.testing.assert_allclose(model.first(mixed, x), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_what_has_a_first_layer_and_a_rest_is_split():
+    class Foreign:
+        def apply(self, params, x):
+            return x
+
+    assert isinstance(MLP((3, 4, 2)), Split)
+    assert isinstance(Foreign(), Model)
+    assert not isinstance(Foreign(), Split)

@@ -19,7 +19,10 @@ from wspace.train import train
 RUNS = Path(__file__).parent.parent / "runs"
 SPECS = sorted(RUNS.glob("*.toml"))
 SCRIPTS = sorted(RUNS.glob("*.py"))
-QUICKER = {"rebasin": ["--only", "repair-2-layers", "children"]}  # the others are the same code on larger networks
+QUICKER = {
+    "curves": ["--curve-steps", "6"],
+    "rebasin": ["--only", "repair-2-layers", "children"],  # the others are the same code on larger networks
+}
 
 
 @pytest.fixture

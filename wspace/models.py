@@ -144,7 +144,7 @@ class MLP:
             layers.append(Units(num, (*receives, Axis(f"{i + 1}.weight", -2, sends=True)), sign, scale))
         return Symmetry(tuple(layers))
 
-    def _affine(self, layer: dict[str, Array], h: AnyArray) -> Array:
+    def _affine(self, layer: dict[str, AnyArray], h: AnyArray) -> Array:
         z = jnp.asarray(h) @ layer["weight"]
         return z + layer["bias"] if self.bias else z
 

@@ -1,7 +1,6 @@
 """Barriers between the networks of a population: matrices over pairs, kept on disk while they are computed."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path as Folder
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analysis.connectivity.line import LOSSES, Barrier, Path, along, straight
-from analysis.pairs import Row, pair_rows, square
+from analysis.pairs import pair_rows, square
+from analysis.rows import Clock, Row
 from analysis.threads import in_threads
 from wspace.data import Dataset
 from wspace.models import Model
@@ -131,7 +131,9 @@ def pair_barriers(
         "model": repr(model), "loss": kind, "networks": num, "data": data.hash, "l2": l2, "alphas": num_alphas,
         "pairs": "all" if pairs is None else np.packbits(np.triu(wanted, 1)).tobytes().hex(),
     }  # fmt: skip
-    rows = pair_rows(path, whole | dict(settings or {}), num, compute, _teller(wanted, progress))
+    clock, total = Clock(np.triu(wanted, 1).sum(axis=1)[:-1]), int(np.triu(wanted, 1).sum())
+    tell = lambda done, _: progress(f"barriers of {clock.done(done)} of {total} pairs, {clock.left(done):.0f} s left")  # noqa: E731
+    rows = pair_rows(path, whole | dict(settings or {}), num, clock.timed(compute), tell)
     names = dict.fromkeys(key.partition("/")[0] for row in rows for key in row)
     return {name: {loss: _matrices(rows, f"{name}/{loss}", num) for loss in LOSSES} for name in names}
 
@@ -183,16 +185,3 @@ def _matrices(rows: list[Row], prefix: str, num: int) -> PairBarriers:
     ends = np.where(np.isfinite(matrices["chord"]), np.add.outer(own, own) / 2, np.nan)
     np.fill_diagonal(ends, own)
     return PairBarriers(**matrices, ends=ends)
-
-
-def _teller(wanted: np.ndarray, progress: Callable[[str], None]) -> Callable[[int, int], None]:
-    counts = np.triu(wanted, 1).sum(axis=1)
-    total, began = int(counts.sum()), time.monotonic()
-
-    def tell(done: int, of: int) -> None:
-        del of
-        pairs = int(counts[:done].sum())
-        left = (time.monotonic() - began) * (total - pairs) / max(pairs, 1)
-        progress(f"barriers of {pairs} of {total} pairs, about {left:.0f} s left")
-
-    return tell

@@ -6,7 +6,6 @@ violation beyond rounding shows that it is not; how often and how far it is viol
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Mapping
 from math import comb
 from pathlib import Path as Folder
@@ -15,12 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
 
 from analysis.connectivity.barriers import PairBarriers
 from analysis.connectivity.line import LOSSES, TOLERANCE, along, evaluator
-from analysis.rows import keep_rows
-from analysis.statistics import LEVEL, Estimate, Statistic, bootstrap_seeds, tuple_mean
+from analysis.rows import Clock, Row, keep_rows
+from analysis.statistics import Estimate, Statistic, bootstrap_seeds, extreme_share, tuple_mean
 from analysis.threads import in_threads
 from analysis.training import metric_unit
 from wspace.data import Dataset
@@ -212,7 +210,7 @@ def violations(
     if 0 < count < len(violated):
         share = interval(tuple_mean(violated.astype(float), places))
     else:
-        share = _exact(bool(count), _disjoint(places))
+        share = extreme_share(count > 0, _disjoint(places))
     return Violations(
         excess=excess,
         tolerance=tolerance,
@@ -223,14 +221,6 @@ def violations(
             for level in QUANTILES
         },
     )
-
-
-def _exact(all_of_them: bool, num: int) -> tuple[float, float] | None:
-    """Clopper-Pearson interval of 0 or num successes in num independent trials; None below two."""
-    if num < 2:
-        return None
-    found = binomtest(num if all_of_them else 0, num).proportion_ci(LEVEL, method="exact")
-    return float(found.low), float(found.high)
 
 
 def _disjoint(members: np.ndarray) -> int:
@@ -317,20 +307,15 @@ def _measured(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Excess and tolerance of every sample, block by block."""
     blocks = np.array_split(members, int(np.clip(len(members) // BLOCK, 1, MOST_BLOCKS)))
-    upto = np.cumsum([len(block) for block in blocks])
-    spent, computed = 0.0, 0
+    clock = Clock([len(block) for block in blocks])
 
-    def compute(index: int) -> dict[str, np.ndarray]:
-        nonlocal spent, computed
-        began = time.monotonic()
+    def compute(index: int) -> Row:
         excess, tolerance = np.array(in_threads(measure, blocks[index])).T
-        spent, computed = spent + time.monotonic() - began, computed + len(blocks[index])
         return {"excess": excess, "tolerance": tolerance}
 
     def tell(done: int, of: int) -> None:
         del of
-        left = spent * (len(members) - int(upto[done - 1])) / max(computed, 1)
-        progress(f"convexity on {upto[done - 1]} of {len(members)} {what}, about {left:.0f} s left")
+        progress(f"convexity on {clock.done(done)} of {len(members)} {what}, {clock.left(done):.0f} s left")
 
-    rows = keep_rows(path, settings, len(blocks), compute, tell)
+    rows = keep_rows(path, settings, len(blocks), clock.timed(compute), tell)
     return np.concatenate([row["excess"] for row in rows]), np.concatenate([row["tolerance"] for row in rows])

@@ -30,7 +30,7 @@ from wspace.program import Device, block_width, choose_devices, numerics
 from wspace.tree import AnyArray, Layout, Params, pick
 
 Shape = Literal["bezier", "polygon"]
-INTERVALS, NODES = 512, 4  # of the quadrature of a Bézier curve's length
+INTERVALS, NODES = 2048, 4  # of the quadrature of a Bézier curve's length
 NUM_REPORTS = 50  # times that a block of pairs tells how far it is
 
 
@@ -106,7 +106,7 @@ def fit_curves(
     l2: float = 0.0,
     num_steps: int = 2000,
     batch_size: int = 128,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-3,
     num_points: int = 2,
     ids: Sequence[int] | Int[np.ndarray, "pair"] | None = None,
     precision: str = "highest",
@@ -122,7 +122,8 @@ def fit_curves(
 
     The mean is over t, not over arc length, and it is a mean: a narrow barrier can be left on the curve. The bends
     follow gradients on the straight line, so where a reflection maps the loss and both ends to themselves they cannot
-    leave it; trained networks have no such symmetry.
+    leave it; trained networks have no such symmetry. Without L2 term the train loss hardly limits how far bends go: a
+    large learning rate takes them far out, where the test loss can be high although the train loss is not.
 
     Pairs are trained side by side, as many in one program as `wspace.program.block_width` allows for the bends and the
     points of a step. The numbers of a pair depend on its id, not on the others, up to rounding.
@@ -138,7 +139,8 @@ def fit_curves(
         l2: coefficient of the L2 term.
         num_steps: of Adam.
         batch_size: examples for each point, drawn with replacement; the whole train set where it is as large.
-        learning_rate: Adam's, at the start: about how far each param of a bend moves in a step.
+        learning_rate: Adam's, at the start: about how far each param of a bend moves in a step, however small its
+            gradient.
         num_points: t drawn for each step.
         ids: numbers below 2^32 that the pairs' draws are made from; default: 0, 1, ...
         precision: of matmuls on accelerators, as in `EngineSpec.precision`.

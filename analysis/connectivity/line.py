@@ -22,6 +22,7 @@ from wspace.tree import Params
 LOSSES = ("train_loss", "test_loss", "train_objective")
 TOLERANCE = 1e-10  # of the largest loss on the line; float64 rounding of a mean loss stays far below
 REFINEMENTS, POINTS = 2, 9  # each narrows the bracket around a maximum (POINTS - 1) / 2 times
+WIDTH = 11  # positions that one compiled program takes, so that lines of any number of points share it
 BATCH_VALUES = 4_000_000  # params held at once along the line
 
 Path = Callable[[tuple[Any, ...], Any, Any], Params]
@@ -125,7 +126,7 @@ def along(
     layout_a, layout_b = tree.Layout.of(points[0]), tree.Layout.of(points[-1])
     if layout_a != layout_b:
         raise ValueError(f"the networks differ: leaves {layout_a.names} {layout_a.shapes} and {layout_b.shapes}")
-    evaluate = evaluator(model, kind, points, data, l2, num_alphas, path)
+    evaluate = evaluator(model, kind, points, data, l2, WIDTH, path)
     alphas = np.arange(num_alphas) / (num_alphas - 1)
     values = evaluate(alphas)
     fine_alphas, fine = _refine(evaluate, alphas, values)

@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from analysis.connectivity.line import TOLERANCE
 from analysis.similarity import pair_values
-from analysis.statistics import Estimate, bootstrap_seeds, pair_median
+from analysis.statistics import Estimate, bootstrap_seeds
 
 Matrix = Float[np.ndarray, "seed seed"]
 
@@ -133,18 +133,27 @@ def minimax_gain(direct: Matrix, *, rng: np.random.Generator) -> Estimate | None
         return None
     value = float(np.median(pair_values(minimax)) / median_direct)
 
-    def chained(seeds: np.ndarray) -> float:
-        drawn, positions = np.unique(seeds, return_inverse=True)
-        tree = linkage(squareform(direct[np.ix_(drawn, drawn)], checks=False), "single")
-        return pair_median(squareform(cophenet(tree)))(positions[None])[0]
+    def gain(seeds: np.ndarray) -> float:
+        drawn, counts = np.unique(seeds, return_counts=True)
+        some = squareform(direct[np.ix_(drawn, drawn)], checks=False)
+        weights = np.outer(counts, counts)[np.triu_indices(len(drawn), 1)]
+        above, below = (_median(values, weights) for values in (np.asarray(cophenet(linkage(some, "single"))), some))
+        return above / below if below else np.nan
 
     def centred(resamples: np.ndarray) -> np.ndarray:
-        below, above = pair_median(direct)(resamples), np.array([chained(seeds) for seeds in resamples])
-        gains = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+        gains = np.array([gain(seeds) for seeds in resamples])
         middle = np.nanmedian(gains)
         return np.minimum(gains * (value / middle), 1) if middle > 0 else np.full(len(gains), np.nan)
 
     return Estimate(value, bootstrap_seeds(centred, num, rng=rng, pairs=True), num)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Median of the list in which each value occurs as often as its weight says."""
+    order = np.argsort(values)
+    upto = np.cumsum(weights[order])
+    middle = np.searchsorted(upto, [(upto[-1] - 1) // 2, upto[-1] // 2], side="right")
+    return float(values[order][middle].mean())
 
 
 def _checked(heights: np.ndarray, leaves: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -38,12 +38,10 @@ class Scale:
     log: bool
 
     @property
-    def colors(self) -> ListedColormap:
+    def colors(self) -> Colormap:
         """Viridis, one colour a bin, and a colour of its own for what lies above."""
         shades = colormaps["viridis"](np.linspace(0, 1, len(self.edges) - 1))
-        colors = ListedColormap(shades)
-        colors.set_extremes(over=BEYOND, under=shades[0], bad=UNDEFINED)
-        return colors
+        return ListedColormap(shades).with_extremes(over=BEYOND, under=shades[0], bad=UNDEFINED)
 
     @property
     def norm(self) -> BoundaryNorm:

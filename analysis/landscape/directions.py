@@ -71,8 +71,10 @@ def random_directions(
         unit_axis: axis of a weight that runs over the units which receive.
 
     Raises:
-        ValueError: the normalised direction is zero, as for a network whose weights are all zero.
+        ValueError: `num` is less than 1, or the normalised direction is zero, as for a network whose weights are all zero.
     """
+    if num < 1:
+        raise ValueError(f"num = {num}: at least one direction is expected")
     length = np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(params)))
     drawn = []
     for _ in range(num):
@@ -142,15 +144,18 @@ def principal_components(points: Params, num: int = 2) -> Components:
     rows -= mean
     values, vectors = np.linalg.eigh(rows @ rows.T)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    if not values[num - 1] > 1e-12 * max(values[0], np.finfo(float).tiny):
+    rounding = (
+        len(rows) * np.finfo(float).eps * np.linalg.norm(mean)
+    )  # by which equal points may differ from their mean
+    if not values[num - 1] > max(1e-12 * values[0], len(rows) * rounding**2):
         raise ValueError(f"the {len(rows)} points span fewer than {num} dimensions")
-    directions = fix_signs(vectors[:, :num].T @ rows / np.sqrt(values[:num, None]))
+    # orthogonal already, but for the rounding of the Gram matrix where a variance is much smaller than the first
+    directions = fix_signs(np.linalg.qr((vectors[:, :num].T @ rows / np.sqrt(values[:num, None])).T)[0].T)
     coordinates = rows @ directions.T
-    off = np.square(rows).sum(axis=1) - np.square(coordinates).sum(axis=1)
+    residuals = [np.linalg.norm(row - own @ directions) for row, own in zip(rows, coordinates, strict=True)]
     return Components(
-        layout.unravel(mean), layout.unravel(directions), coordinates, values[:num] / values.sum(),
-        np.sqrt(off.clip(0)),
-    )  # fmt: skip
+        layout.unravel(mean), layout.unravel(directions), coordinates, values[:num] / values.sum(), np.array(residuals)
+    )
 
 
 def hessian_directions(
@@ -175,11 +180,16 @@ def hessian_directions(
         tolerance: relative accuracy of the eigenvalues.
 
     Raises:
-        ValueError: `num` is not between 1 and the number of params less 1, or the iteration does not converge.
+        ValueError: `num` is not between 1 (2 for both ends) and the number of params less 1, params are not finite, or the
+            iteration does not converge.
     """
     layout = Layout.of(params)
     if not 1 <= num < layout.size:
         raise ValueError(f"num = {num}: between 1 and {layout.size - 1} eigenpairs can be computed here")
+    if which == "both" and num < 2:
+        raise ValueError(f"num = {num}: both ends take at least 2 eigenpairs")
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
+        raise ValueError("params are not finite: a diverged network has no Hessian")
     product = hessian_product(model, kind, params, data, l2)
     operator = LinearOperator((layout.size,) * 2, matvec=product, dtype=np.float64)  # type: ignore[call-arg]
     ends = {"largest": "LA", "smallest": "SA", "both": "BE"}[which]

@@ -79,7 +79,12 @@ class Plane:
         return coordinates, float(np.linalg.norm(away - coordinates @ rows))
 
     def marked(self, networks: dict[str, Params]) -> "Plane":
-        """The same plane with more anchors."""
+        """The same plane with more anchors.
+
+        Raises:
+            ValueError: a network differs in structure from the origin, or is not finite.
+        """
+        _check_alike((self.origin, *networks.values()), ("the origin", *networks))
         added = tuple(Anchor(name, params, *self.project(params)) for name, params in networks.items())
         return dataclasses.replace(self, anchors=self.anchors + added)
 
@@ -116,6 +121,9 @@ def plane_through(a: Params, b: Params, c: Params, names: Sequence[str] = ("a", 
         _mean((a, b, c)), both, (f"{names[0]} to {names[1]}", f"towards {names[2]}"), "through three networks"
     )
     scale = np.array([1.0, plane.lengths[0] / plane.lengths[1]])
+    precision = max(np.finfo(np.asarray(leaf).dtype).eps for leaf in jax.tree.leaves((a, b, c)))
+    if plane.lengths[1] < 2 * precision * max(np.linalg.norm(_theta(params)) for params in (a, b, c)):
+        raise ValueError(f"{', '.join(names)} lie on one line up to the rounding of their params")
     scaled = jax.tree.map(lambda leaf: leaf * scale.reshape(-1, *(1,) * (leaf.ndim - 1)), both)
     return dataclasses.replace(plane, directions=scaled).marked(dict(zip(names, (a, b, c), strict=True)))
 
@@ -145,14 +153,16 @@ def pca_plane(points: Params, names: Sequence[str] | None = None, num_axes: int 
         num_axes: 1 or 2.
 
     Raises:
-        ValueError: there are too few points, or they span fewer dimensions.
+        ValueError: there are too few points, they span fewer dimensions, or do not have one name each.
     """
     found = ways.principal_components(points, num_axes)
     spread = found.coordinates.std(axis=0)
     scaled = jax.tree.map(lambda leaf: leaf * spread.reshape(-1, *(1,) * (leaf.ndim - 1)), found.directions)
     axes = tuple(f"principal component {k + 1}" for k in range(num_axes))
     plane = custom_plane(found.mean, scaled, names=axes, how="principal components")
-    labels = names or [str(i) for i in range(len(found.coordinates))]
+    labels = [str(i) for i in range(len(found.coordinates))] if names is None else list(names)
+    if not len(set(labels)) == len(labels) == len(found.coordinates):
+        raise ValueError(f"{len(found.coordinates)} points take as many different names, got {labels}")
     return plane.marked({label: pick(points, i) for i, label in enumerate(labels)}), found
 
 
@@ -193,7 +203,7 @@ def custom_plane(
     of, own = Layout.of(origin), Layout.of(jax.tree.map(lambda leaf: np.asarray(leaf)[0], directions))
     if own != of:
         raise ValueError(f"directions have leaves {own.names} {own.shapes}, the origin has {of.names} {of.shapes}")
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), origin)
+    wide = jax.tree.map(lambda leaf: np.array(leaf, np.float64), origin)  # a copy
     return Plane(wide, ways.orthogonalised(directions), tuple(names[: len(leaves[0])]), how)
 
 
@@ -219,8 +229,16 @@ def grid(plane: Plane, num: int = 51, reach: float | Sequence[float] | Float[np.
 
 
 def common_reach(planes: Sequence[Plane], margin: float = 0.25) -> float:
-    """The distance from the origin that holds all anchors of all planes on every axis, and `margin` of it more."""
-    far = max(float(np.max(np.abs(a.coordinates * plane.lengths))) for plane in planes for a in plane.anchors)
+    """The distance from the origin that holds all anchors of all planes on every axis, and `margin` of it more.
+
+    Raises:
+        ValueError: no anchor lies away from its plane's origin.
+    """
+    far = max(
+        (float(np.max(np.abs(a.coordinates * plane.lengths))) for plane in planes for a in plane.anchors), default=0.0
+    )
+    if far == 0:
+        raise ValueError("no plane has an anchor away from its origin: a distance of your own is expected")
     return far * (1 + margin)
 
 

@@ -4,7 +4,6 @@ One slice proves little: in many dimensions random directions see averages. An e
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,12 +14,14 @@ from jaxtyping import Float
 
 from analysis.landscape.planes import grid, random_plane
 from analysis.landscape.surface import METRICS, Values, measurer
-from analysis.rows import Row, keep_rows
-from analysis.statistics import Estimate, bootstrap_seeds, quantile_bands
+from analysis.rows import Clock, Row, keep_rows
+from analysis.statistics import Estimate, bootstrap_seeds, extreme_share, quantile_bands
 from wspace.data import Dataset
 from wspace.models import Model
 from wspace.objective import LossKind
 from wspace.tree import digest, pick
+
+HUGE = 1e300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Slices:
     def rise(self, metric: str) -> Float[np.ndarray, "seed direction position"]:
         """The metric less its value at the centre of each slice."""
         values = self.values[metric]
-        return values - values[:, :, len(self.positions) // 2, None]
+        with np.errstate(invalid="ignore"):  # from an infinite centre a rise is undefined
+            return values - values[:, :, len(self.positions) // 2, None]
 
     def bands(self, metric: str, levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> np.ndarray:
         """Quantiles over all slices of all seeds, (level, position): what a slice may look like, not an interval."""
         values = self.values[metric]
-        return quantile_bands(values.reshape(-1, values.shape[-1]), levels)
+        return _restored(quantile_bands(_capped(values).reshape(-1, values.shape[-1]), levels))
 
     def median_at(self, metric: str, position: float, *, rng: np.random.Generator, unit: str = "") -> Estimate:
         """Median rise over all slices at the relative distances -position and position, with an interval over seeds.
@@ -55,16 +57,23 @@ class Slices:
         Raises:
             ValueError: the position is not on the grid.
         """
-        at = np.flatnonzero(np.isclose(np.abs(self.positions), position))
+        at = np.flatnonzero(np.isclose(np.abs(self.positions), position, atol=1e-9 * self.positions[-1]))
         if len(at) == 0:
             raise ValueError(f"position = {position} is not on the grid {self.positions.tolist()}")
         rises = self.rise(metric)[:, :, at].reshape(len(self.lengths), -1)
         return _over_seeds(np.median, rises, rng, unit)
 
     def share_lower(self, metric: str, *, tolerance: float, rng: np.random.Generator) -> Estimate:
-        """Share of slices on which the metric falls below its value at the centre by more than the tolerance."""
+        """Share of slices on which the metric falls below its value at the centre by more than the tolerance.
+
+        The interval resamples seeds; of none or all it is the exact one of as many draws as there are seeds, each taken as
+        one because its slices belong together.
+        """
         lower = np.any(self.rise(metric) < -tolerance, axis=-1).astype(float)
-        return _over_seeds(np.mean, lower, rng, "share")
+        share = _over_seeds(np.mean, lower, rng, "share")
+        if share.value in (0, 1):
+            return dataclasses.replace(share, ci=extreme_share(share.value == 1, len(lower)))
+        return share
 
 
 def slices(
@@ -98,7 +107,7 @@ def slices(
     if unknown := [name for name in names if name not in METRICS[data.task]]:
         raise ValueError(f"metrics {unknown} are unknown; for {data.task} there are {', '.join(METRICS[data.task])}")
     root = int(rng.integers(2**32))
-    positions = grid(random_plane(pick(params, 0), 1, rng=np.random.default_rng(root)), num, reach)[0]
+    positions = grid(random_plane(pick(params, 0), 1, rng=np.random.default_rng(root), filters=filters), num, reach)[0]
     measure = measurer(model, kind, data, names, l2=l2, dtype=dtype)
 
     def compute(seed: int) -> Row:
@@ -114,20 +123,27 @@ def slices(
         "directions": num_directions, "num": num, "reach": reach, "filters": filters, "metrics": list(names),
         "dtype": dtype,
     }  # fmt: skip
-    began = time.monotonic()
-
-    def tell(done: int, of: int) -> None:
-        progress(
-            f"slices of {done} of {of} networks, about {(time.monotonic() - began) * (of - done) / done:.0f} s left"
-        )
-
-    rows = keep_rows(path, settings, num_seeds, compute, tell)
+    clock = Clock([1] * num_seeds)
+    tell = lambda done, of: progress(f"slices of {done} of {of} networks, {clock.left(done):.0f} s left")  # noqa: E731
+    rows = keep_rows(path, settings, num_seeds, clock.timed(compute), tell)
     values = {name: np.stack([row[name] for row in rows]) for name in names}
     return Slices(positions, np.stack([row["lengths"] for row in rows]), values)
 
 
 def _over_seeds(statistic: Callable, values: np.ndarray, rng: np.random.Generator, unit: str) -> Estimate:
     """Of all values of all seeds, (seed, value), resampling seeds; infinite where it is."""
-    resampled = lambda seeds: np.array([statistic(values[row]) for row in seeds])  # noqa: E731
+    capped = _capped(values)
+    resampled = lambda seeds: np.array([statistic(capped[row]) for row in seeds])  # noqa: E731
     ci = bootstrap_seeds(resampled, len(values), rng=rng)
-    return Estimate(float(statistic(values)), ci, len(values), unit)
+    ends = None if ci is None else (float(_restored(ci[0])), float(_restored(ci[1])))
+    return Estimate(float(_restored(statistic(capped))), ends, len(values), unit)
+
+
+def _capped(values: np.ndarray) -> np.ndarray:
+    """Infinite values as huge ones: quantiles interpolate, and inf - inf is undefined."""
+    return np.clip(values, -HUGE, HUGE)
+
+
+def _restored(values: np.ndarray | float) -> np.ndarray:
+    """What `_capped` or an interpolation towards it made huge is infinite."""
+    return np.where(np.abs(values) > HUGE * 1e-10, np.sign(values) * np.inf, values)

@@ -29,7 +29,7 @@ CURVE_FLOPS = 4e12  # what fitting the curves of one shape may cost: half a minu
 MOST_CURVE_SEEDS, FEWEST_CURVE_SEEDS = 5, 2
 CURVE_ALPHAS = 31
 SHAPES: tuple[Shape, ...] = ("bezier", "polygon")
-FIT_EXAMPLES = 2000 * 2 * 128  # seen while a curve is fitted
+CURVE_STEPS, CURVE_BATCH, CURVE_POINTS = 2000, 128, 2  # of fitting
 TENTH = 0.1  # barriers up to this share of the median one, as trained, count as none
 
 
@@ -67,15 +67,15 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         findings=findings,
         headline=_headline(findings),
         says=tuple(_says(findings, hidden)),
-        shows="Barriers of the train loss on the straight lines between all {pairs} pairs of {seeds} restarts"
+        shows="Barriers of the train loss on the straight lines between any two of {seeds} restarts ({pairs} in all)"
         + (
             ", as trained, aligned pair by pair by weight matching, and relabelled at random (the null)"
             if hidden
             else ""
         )
         + ". The trees say at which level of the loss restarts come into one component, when every step may be a straight "
-        "line to any other restart. Curves with one free bend are trained between {curve_pairs} of the pairs, their ends "
-        "fixed.",
+        "line to any other restart. Curves with one free bend are trained between any two of {curve_seeds} restarts "
+        "({curve_pairs} in all), their ends fixed.",
         reads="A barrier is the height above the chord. Restarts that are joined low in a tree are connected by a chain of "
         "low lines. A random relabelling leaves every function as it is: where it draws the same tree, the tree shows "
         "labels, not functions. Where the straight line passes high and the curve low, the barrier is one of the line, "
@@ -116,6 +116,7 @@ def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Pa
     for shape in SHAPES:
         curves = fit_curves(
             run.model, run.loss_kind, a, b, run.data, key=key, shape=shape, l2=l2,
+            num_steps=CURVE_STEPS, batch_size=min(CURVE_BATCH, len(run.data.x_train)), num_points=CURVE_POINTS,
             progress=lambda text, shape=shape: tell(f"curves, {shape}: {text}"),
         )  # fmt: skip
         lines[shape] = curve_lines(run.model, run.loss_kind, a, b, run.data, curves, l2=l2, num_alphas=CURVE_ALPHAS)
@@ -124,8 +125,8 @@ def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Pa
 
 
 def fit_flops(num_params: int) -> float:
-    """What fitting one curve takes: forward and backward, two points a step, at the defaults of `fit_curves`."""
-    return 6.0 * num_params * FIT_EXAMPLES
+    """What fitting one curve takes, forward and backward."""
+    return 6.0 * num_params * CURVE_STEPS * CURVE_BATCH * CURVE_POINTS
 
 
 def _square(paths: Paths, values: np.ndarray) -> np.ndarray:
@@ -197,7 +198,7 @@ def _headline(findings: dict[str, Finding]) -> str:
 
 def _says(findings: dict[str, Finding], hidden: bool):
     yield (
-        "Between {pairs} pairs of {seeds} restarts the median barrier of the train loss is {raw_train} as trained"
+        "On the straight lines between {seeds} restarts the median barrier of the train loss is {raw_train} as trained"
         + (
             ", {weights_train} aligned pair by pair, and {random_train} relabelled at random. On the test loss it is "
             "{raw_test}, {weights_test} and {random_test}."
@@ -205,10 +206,15 @@ def _says(findings: dict[str, Finding], hidden: bool):
             else ", and {raw_test} on the test loss."
         )
     )
-    yield (
+    through = (
         "Going through other restarts, line by line, the median falls to {raw_through_others} as trained"
-        + (" and {weights_through_others} aligned" if hidden else "")
-        + ". All restarts hang together once barriers of {raw_joined} are no obstacle"
+        + (" and {weights_through_others} aligned. " if hidden else ". ")
+        if findings["seeds"]["value"] > 2
+        else ""
+    )
+    yield (
+        through
+        + "All restarts hang together once barriers of {raw_joined} are no obstacle"
         + (", aligned of {weights_joined}" if hidden else "")
         + ". At a tenth of the median barrier as trained, {threshold}, they fall into {raw_components} groups"
         + (", aligned into {weights_components}, relabelled at random into {random_components}." if hidden else ".")
@@ -216,10 +222,10 @@ def _says(findings: dict[str, Finding], hidden: bool):
     if "path_bezier_train" in findings:
         polygon = "path_polygon_train" in findings
         yield (
-            "Between {curve_pairs} pairs of {curve_seeds} restarts, as trained, a Bézier curve with one free bend has a "
+            "Between any two of {curve_seeds} restarts, as trained, a Bézier curve with one free bend has a "
             "median barrier of {path_bezier_train} on the train and {path_bezier_test} on the test loss"
             + (", a chain of two segments of {path_polygon_train} and {path_polygon_test}" if polygon else "")
-            + "; the straight lines between the same pairs have {path_straight_train} and {path_straight_test}"
+            + "; the straight lines between the same restarts have {path_straight_train} and {path_straight_test}"
             + (", aligned {path_aligned_train} and {path_aligned_test}" if "path_aligned_train" in findings else "")
             + ". The curves are {path_bezier_length} times as long as the straight lines"
             + (" (the chains {path_polygon_length} times)." if polygon else ".")
@@ -288,7 +294,7 @@ def _pictures(
         yield Picture(
             "curves",
             figures.paths(alphas, drawn, f"train loss ({unit})"),
-            "Train loss on straight lines and on fitted curves between the same {curve_pairs} pairs. Thin: every pair; "
+            "Train loss on straight lines and on fitted curves between any two of {curve_seeds} restarts. Thin: every pair; "
             "thick: the median over pairs at each place.",
             "Line chart of the train loss along paths between restarts: median barriers {path_straight_train:value} on "
             "straight lines, {path_bezier_train:value} on Bézier curves.",

@@ -10,7 +10,7 @@ from test_line import LOSS, PHI, classification, dataset, half_squares, numpy_ou
 
 from analysis.connectivity import barrier_matrices, convexity, last_layer_control, segments, straight_line, triples
 from analysis.connectivity.line import LOSSES
-from analysis.statistics import Estimate, bootstrap_seeds
+from analysis.statistics import Estimate, bootstrap_seeds, extreme_share
 from wspace import MLP, stack_params
 from wspace.tree import pick
 
@@ -265,11 +265,11 @@ def test_all_or_none_has_the_exact_interval_of_samples_that_share_no_network(rng
 
 
 def test_exact_intervals_are_quantiles_of_beta_distributions():
-    assert convexity._exact(True, 10) == pytest.approx((beta.ppf(0.025, 10, 1), 1), rel=1e-9)
-    assert convexity._exact(False, 10) == pytest.approx((0, beta.ppf(0.975, 1, 10)), rel=1e-9)
-    assert convexity._exact(True, 10) == pytest.approx((0.69150, 1), abs=5e-6)
-    assert convexity._exact(True, 2) == pytest.approx((0.15811, 1), abs=5e-6)
-    assert convexity._exact(True, 1) is convexity._exact(False, 0) is None
+    assert extreme_share(True, 10) == pytest.approx((beta.ppf(0.025, 10, 1), 1), rel=1e-9)
+    assert extreme_share(False, 10) == pytest.approx((0, beta.ppf(0.975, 1, 10)), rel=1e-9)
+    assert extreme_share(True, 10) == pytest.approx((0.69150, 1), abs=5e-6)
+    assert extreme_share(True, 2) == pytest.approx((0.15811, 1), abs=5e-6)
+    assert extreme_share(True, 1) is extreme_share(False, 0) is None
 
 
 def test_samples_that_share_a_network_count_once(rng):
