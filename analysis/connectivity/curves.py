@@ -164,9 +164,10 @@ def fit_curves(
     width = math.ceil(num / math.ceil(num / min(wide, math.ceil(num / len(devices)))))
     rows = np.split(np.minimum(np.arange(-(-num // width) * width), num - 1), -(-num // width))  # the last is padded
     chunk = math.ceil(num_steps / NUM_REPORTS)
-    advance = _compiled(model, kind, shape, num_bends, num_steps, batch_size, num_points, chunk, precision)
+    advance = _compiled(model, kind, num_bends, num_steps, batch_size, num_points, chunk, precision)
     numbers = np.arange(num) if ids is None else np.asarray(ids)
-    shared = (key, data.x_train, data.y_train, np.float32(l2), np.float32(learning_rate))
+    polygon = np.bool_(shape == "polygon")
+    shared = (key, data.x_train, data.y_train, np.float32(l2), np.float32(learning_rate), polygon)
     tell = _Teller(num, num_steps, len(rows), progress)
 
     def work(device: Device) -> list[tuple[Params, np.ndarray, np.ndarray]]:
@@ -262,13 +263,7 @@ def curve_at(shape: Shape, a: Params, bends: Params, b: Params, t: Any) -> Param
         bends: the control points between them, leaves (bend, ...).
         t: in [0, 1].
     """
-    num = jax.tree.leaves(bends)[0].shape[0]
-    first, *inner, last = _weights(shape, num + 1, t)
-
-    def combine(start, middle, end):
-        return first * start + sum(w * middle[k] for k, w in enumerate(inner)) + last * end
-
-    return jax.tree.map(combine, a, bends, b)
+    return _combine(_weights(shape, jax.tree.leaves(bends)[0].shape[0] + 1, t), a, bends, b)
 
 
 def arc_length(shape: Shape, a: Params, bends: Params, b: Params) -> tuple[float, Float[np.ndarray, "2 node"]]:
@@ -314,6 +309,12 @@ def _weights(shape: Shape, degree: int, t: Any) -> list[Any]:
     return [w * (w > 0) for w in (1 - abs(degree * t - k) for k in range(degree + 1))]
 
 
+def _combine(weights: list[Any], a: Params, bends: Params, b: Params) -> Params:
+    first, *inner, last = weights
+    mean = lambda start, middle, end: first * start + sum(w * middle[k] for k, w in enumerate(inner)) + last * end  # noqa: E731
+    return jax.tree.map(mean, a, bends, b)
+
+
 def _gram(a: Any, bends: Any, b: Any) -> Float[np.ndarray, "segment segment"]:
     """Inner products, in one leaf, of the steps from control point to control point."""
     a, bends, b = (np.asarray(leaf, np.float64) for leaf in (a, bends, b))
@@ -332,24 +333,29 @@ class _State(NamedTuple):
 
 @objective.cache_compiled
 def _compiled(
-    model: Model, kind: LossKind, shape: Shape, num_bends: int, num_steps: int, batch_size: int, num_points: int,
+    model: Model, kind: LossKind, num_bends: int, num_steps: int, batch_size: int, num_points: int,
     chunk: int, precision: str,
 ) -> Callable:  # fmt: skip
     """jit(vmap) over the pairs of a block: the only place where pairs are batched.
 
     Returns:
-        (state, a, b, ids, first, last, key, x, y, l2, learning_rate) -> (state, losses of the steps first .. last-1, the
-        first of (pair, chunk)); all but the last seven are stacked, the state is donated.
+        (state, a, b, ids, first, last, key, x, y, l2, learning_rate, polygon) -> (state, losses of the steps first ..
+        last-1, the first of (pair, chunk)); all but the last eight are stacked, the state is donated. The shape is a
+        traced flag, so that both are compiled once.
     """
 
-    def advance(state, a, b, number, first, last, key, x, y, l2, learning_rate):
+    def advance(state, a, b, number, first, last, key, x, y, l2, learning_rate, polygon):
         optimizer, key = _optimizer(num_steps, learning_rate), jax.random.fold_in(key, number)
 
         def at(bends, t, chosen):
-            params = curve_at(shape, a, bends, b, t)
+            weights = [
+                jnp.where(polygon, *both)
+                for both in zip(*(_weights(shape, num_bends + 1, t) for shape in ("polygon", "bezier")), strict=True)
+            ]
+            params = _combine(weights, a, bends, b)
             batch = (x, y) if chosen is None else (x[chosen], y[chosen])
             loss, grad = objective.loss_and_gradient(model, kind, params, *batch, l2)
-            return loss, grad, jnp.stack(_weights(shape, num_bends + 1, t)[1:-1])
+            return loss, grad, jnp.stack(weights[1:-1])
 
         def step(index, carry):
             state, losses = carry
@@ -363,7 +369,7 @@ def _compiled(
 
         return jax.lax.fori_loop(first, last, step, (state, jnp.zeros(chunk)))
 
-    compiled = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, 0, *(None,) * 7)), donate_argnums=0)
+    compiled = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, 0, *(None,) * 8)), donate_argnums=0)
 
     def scoped(*args):
         with numerics(precision):

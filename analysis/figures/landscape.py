@@ -78,7 +78,7 @@ def contours(
         title: of the panel.
         half: half extents of the axes in distance, so that several panels agree; default: the surface's own.
     """
-    figure, axes = style.panel(title, "", "", (4.3, 3.9))
+    figure, axes = style.panel(title, "", "", (4.1, 3.8))
     x, y = surface.distances
     values = np.asarray(surface.values[metric])
     finite = np.isfinite(values)
@@ -109,8 +109,8 @@ def contours(
 
 def relief(surface: Surface, metric: str, label: str, scale: Scale, title: str) -> Figure:
     """The same values as a surface in three dimensions, cut off above the scale's end; anchors stand on it."""
-    figure = Figure(figsize=(4.3, 3.9), facecolor="white")  # the layout of other figures does not know three dimensions
-    axes = figure.add_axes((0.0, 0.02, 0.9, 0.88), projection="3d", computed_zorder=False)
+    figure = Figure(figsize=(4.1, 3.8), facecolor="white")  # the layout of other figures does not know three dimensions
+    axes = figure.add_axes((0.0, 0.07, 0.9, 0.84), projection="3d", computed_zorder=False)
     assert isinstance(axes, Axes3D)
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=style.INK, pad=2)
     x, y = np.meshgrid(*surface.distances, indexing="ij")

@@ -145,5 +145,5 @@ def _capped(values: np.ndarray) -> np.ndarray:
 
 
 def _restored(values: np.ndarray | float) -> np.ndarray:
-    """What `_capped` or an interpolation towards it made huge is infinite."""
-    return np.where(np.abs(values) > HUGE * 1e-10, np.sign(values) * np.inf, values)
+    """What `_capped`, or an interpolation towards it, made huge is infinite again."""
+    return np.where(np.abs(values) > HUGE * 1e-10, np.copysign(np.inf, values), values)

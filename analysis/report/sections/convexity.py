@@ -71,7 +71,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
                 "jensen",
                 strips(
                     "Height above the chord or plane", f"largest excess of the objective ({unit})", _rows(results),
-                    (4.3, 0.95 + 0.55 * len(results)),
+                    (4.1, 0.95 + 0.55 * len(results)),
                 ),
                 "One dot a sample; upright line: median over samples; bar below it: interval, resampling seeds.",
                 "Rows of dots: the excess over segments, median {segments_raw_median} as trained"

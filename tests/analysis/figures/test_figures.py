@@ -21,13 +21,18 @@ from analysis import training
 from analysis.alignment.nulls import Recovery
 from analysis.alignment.study import Embedding
 from analysis.connectivity import Barrier, Line
+from analysis.connectivity.merge_tree import merge_tree
 from analysis.figures import alignment as alignment_figures
+from analysis.figures import connectivity as connectivity_figures
+from analysis.figures import interactive, style
+from analysis.figures import landscape as landscape_figures
 from analysis.figures import line as line_figures
 from analysis.figures import similarity as similarity_figures
 from analysis.figures import strips as strips_figures
-from analysis.figures import style
 from analysis.figures import sweep as sweep_figures
 from analysis.figures import training as training_figures
+from analysis.landscape.planes import Plane
+from analysis.landscape.surface import Surface
 from analysis.similarity import distances, pair_values
 from analysis.statistics import Estimate
 
@@ -106,6 +111,37 @@ def recovered(rng):
     return Recovery(noise, shares, shares, shares)
 
 
+def surface(*, hole=False, rise=1.0):
+    """A bowl between three networks, its loss e^(rise r^2) - 0.9; with a hole it overflows in a corner."""
+    axes = tuple(np.arange(-4, 5) / 4 for _ in range(2))
+    directions = {"w": np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])}
+    networks = {name: {"w": np.array(w)} for name, w in (("seed 0", (-1.5, -1.0, 0.0)), ("seed 7", (1.5, 1.0, 0.1)))}
+    plane = Plane({"w": np.zeros(3)}, directions, ("seed 0 to seed 7", "towards seed 9"), "by hand").marked(networks)
+    values = np.exp(rise * (axes[0][:, None] ** 2 + axes[1] ** 2)) - 0.9
+    if hole:
+        values[0, 0], values[-1, -1] = np.inf, np.nan
+    return Surface(plane, axes, {"train_loss": values}, {"train_loss": np.array([0.2, 0.3])}, "float32")
+
+
+def contours(shown):
+    scale = landscape_figures.shared_scale([shown], "train_loss")
+    return landscape_figures.contours(shown, "train_loss", "train loss (nats)", scale, "Plane")
+
+
+def heights():
+    """Barriers between five restarts of which 1 and 4 are close."""
+    rng = np.random.default_rng(3)
+    matrix = 1 + rng.random((5, 5))
+    matrix = (matrix + matrix.T) / 2
+    matrix[1, 4] = matrix[4, 1] = 0.2
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def tree():
+    return merge_tree(heights(), np.array([0.01, 0.02, 0.015, 0.01, 0.03]))
+
+
 def draw(walks, curve, line):
     """One of each figure, by name."""
     rng = np.random.default_rng(1)
@@ -127,6 +163,28 @@ def draw(walks, curve, line):
         "units": alignment_figures.units(unit_rows(rng), {"matched": style.END, "at random": style.TRAVELLED}),
         "embedding": alignment_figures.embedding(points_in_plane(rng), 3),
         "recovery": alignment_figures.recovery(recovered(rng), 1.5),
+        "contours": contours(surface()),
+        "hole": contours(surface(hole=True, rise=3.0)),
+        "relief": landscape_figures.relief(
+            surface(),
+            "train_loss",
+            "train loss (nats)",
+            landscape_figures.shared_scale([surface()], "train_loss"),
+            "Relief",
+        ),
+        "bands": landscape_figures.bands(
+            np.linspace(-1, 1, 5),
+            {s: np.sort(10 ** rng.random((5, 5)), axis=0) for s in ("train", "test")},
+            "loss (nats)",
+        ),
+        "matrix": connectivity_figures.matrix(heights(), tree().order, range(5), "Barriers", "barrier (nats)", 2.0),
+        "tree": connectivity_figures.tree(tree(), range(5), "Tree", "train loss (nats)", (0.005, 3), True, style.END),
+        "components": connectivity_figures.components(
+            np.geomspace(0.01, 3, 9), {"as trained": (np.array([5, 5, 5, 5, 5, 4, 4, 1, 1]), style.INIT)}, "nats"
+        ),
+        "paths": connectivity_figures.paths(
+            np.linspace(0, 1, 5), {"straight": (1 + rng.random((3, 5)), style.INIT)}, "train loss (nats)"
+        ),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
 
@@ -315,7 +373,8 @@ def test_an_estimate_without_interval_has_no_bar():
 
 
 def test_labels_have_units(every):
-    labels = {name: (f.axes[-1].get_xlabel(), f.axes[-1].get_ylabel()) for name, f in every.items()}
+    labelled = {name: next(axes for axes in f.axes if axes.get_xlabel()) for name, f in every.items()}
+    labels = {name: (axes.get_xlabel(), axes.get_ylabel()) for name, axes in labelled.items()}
     position = "position between restart a and restart b"
     assert labels == {
         "curves": ("training step (log scale)", "loss (nats)"),
@@ -333,6 +392,14 @@ def test_labels_have_units(every):
         "units": ("hidden layer", "cosine of what two units receive"),
         "embedding": tuple(f"principal component {i} ({share}% of the variance)" for i, share in ((1, 6.1), (2, 1.2))),
         "recovery": ("noise added to a relabelled copy, |noise| / |weights|", "units found again"),
+        "contours": ("distance, seed 0 to seed 7", "distance, towards seed 9"),
+        "hole": ("distance, seed 0 to seed 7", "distance, towards seed 9"),
+        "relief": ("distance", "distance"),
+        "bands": ("relative distance from the restart", "loss (nats)"),
+        "matrix": ("seed", "seed"),
+        "tree": ("seed", "train loss (nats)"),
+        "components": ("barriers up to this are no obstacle (nats)", "number of components"),
+        "paths": ("share of the path's length", "train loss (nats)"),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -352,7 +419,7 @@ def test_no_word_leaves_the_figure_and_no_ticks_collide(every):
                 low, high = sorted(axis.get_view_interval())
                 ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
                 boxes = [tick.label1.get_window_extent(renderer) for tick in ticks]
-                assert boxes, name
+                assert boxes or hasattr(axes, "_colorbar"), name  # a colour bar has one axis
                 for one, other in itertools.combinations(boxes, 2):
                     assert not one.overlaps(other), f"{name}: tick labels overlap"
                 shown += boxes
@@ -394,7 +461,7 @@ def test_a_log_axis_has_plain_numbers_where_they_are_short():
 
 
 def test_svg_is_the_same_bytes_every_time_and_stands_alone(walks, curve, line):
-    outside = re.compile(rb'(?:href|src)="(?!#)|url\((?!#)|@import|<script|<dc:date>')
+    outside = re.compile(rb'(?:href|src)="(?!#|data:image/png;base64)|url\((?!#)|@import|<script|<dc:date>')
     for one, other in zip(draw(walks, curve, line).values(), draw(walks, curve, line).values(), strict=True):
         first = style.svg(one)
         assert style.svg(other) == first
@@ -474,3 +541,86 @@ def test_recovery_is_drawn_in_the_order_of_the_noise(rng):
     order = [0, 1, 3, 2]
     assert holds(drawn(axes), result.noise[order], np.median(result.recovered[order], axis=1))
     assert any(np.all(line[:, 0] == 1.5) for line in drawn(axes) if len(line) == 2)
+
+
+def test_surfaces_share_a_scale_that_ends_below_the_highest_values():
+    one, two = surface(rise=1.0), surface(rise=2.0)
+    scale = landscape_figures.shared_scale([one, two], "train_loss")
+    values = np.concatenate([s.values["train_loss"].ravel() for s in (one, two)])
+    np.testing.assert_allclose(scale.edges[[0, -1]], [values.min(), np.quantile(values, landscape_figures.CLIP)])
+    assert scale.log
+    np.testing.assert_allclose(np.diff(np.log(scale.edges)), np.diff(np.log(scale.edges))[0])
+    np.testing.assert_allclose(scale.colors(scale.norm(values.max())), scale.colors.get_over())
+
+
+def test_a_scale_without_finite_or_without_positive_values_is_linear():
+    empty = surface()
+    nothing = Surface(empty.plane, empty.axes, {"train_loss": np.full((9, 9), np.nan)}, empty.anchors, "float32")
+    assert not landscape_figures.shared_scale([nothing], "train_loss").log
+    signed = Surface(
+        empty.plane, empty.axes, {"train_loss": empty.values["train_loss"] - 0.5}, empty.anchors, "float32"
+    )
+    assert not landscape_figures.shared_scale([signed], "train_loss").log
+    contours(nothing)
+
+
+def test_anchors_are_drawn_at_their_distances_and_non_finite_points_are_named():
+    shown = surface(hole=True)
+    figure = contours(shown)
+    axes = figure.axes[0]
+    marked = [points(line)[0] for line in axes.lines]
+    np.testing.assert_allclose(marked, [a.coordinates * shown.plane.lengths for a in shown.plane.anchors])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["not finite"]
+    assert contours(surface()).axes[0].get_legend() is None
+    np.testing.assert_allclose(axes.get_xlim(), [-3, 3])
+    np.testing.assert_allclose(axes.get_ylim(), [-2, 2])
+
+
+def test_a_matrix_is_drawn_in_the_order_of_the_tree_without_its_diagonal():
+    figure = connectivity_figures.matrix(heights(), tree().order, [10, 11, 12, 13, 14], "Barriers", "nats", 2.0)
+    (image,) = figure.axes[0].images
+    shown = np.ma.masked_array(image.get_array())
+    order = tree().order
+    np.testing.assert_array_equal(shown.mask, np.eye(5, dtype=bool))
+    np.testing.assert_allclose(shown[0, 1], heights()[order[0], order[1]])
+    assert image.get_clim() == (0, 2)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [str(10 + i) for i in order]
+
+
+def test_branches_of_a_tree_end_at_its_merges():
+    result = tree()
+    axes = only(connectivity_figures.tree(result, range(5), "Tree", "loss", (0.005, 3), True, style.END))
+    forks = [points(line) for line in axes.lines[:-1]]
+    np.testing.assert_allclose([fork[1, 1] for fork in forks], result.height)
+    leaves = points(axes.lines[-1])
+    np.testing.assert_allclose(leaves[:, 1], result.leaves)
+    np.testing.assert_array_equal(np.argsort(leaves[:, 0]), result.order)
+
+
+def test_paths_show_every_pair_and_the_median():
+    values = np.array([[1.0, 3.0, 1.0], [1.0, 5.0, 1.0], [2.0, 4.0, 1.0]])
+    axes = only(connectivity_figures.paths(np.linspace(0, 1, 3), {"straight": (values, style.INIT)}, "loss"))
+    lines = drawn(axes)
+    assert len(lines) == 4
+    np.testing.assert_allclose(lines[-1][:, 1], [1, 4, 1])
+
+
+def test_bands_hide_what_is_not_finite():
+    levels = np.sort(np.random.default_rng(0).random((5, 7)), axis=0)
+    levels[:, 0] = np.inf
+    axes = only(landscape_figures.bands(np.linspace(-1, 1, 7), {"train": levels}, "loss"))
+    np.testing.assert_allclose(points(axes.lines[0])[1:, 1], levels[2, 1:])
+    assert np.isnan(points(axes.lines[0])[0, 1])
+
+
+def test_an_interactive_surface_stands_alone_with_its_script_once():
+    text = interactive.surface_page(
+        {"as trained": surface(), "aligned": surface(hole=True)}, "train_loss", "loss", "A < b"
+    )
+    assert text.count("plotly.js v") == 1
+    assert "<title>A &lt; b</title>" in text
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
+    with pytest.raises(ValueError, match="at least one"):
+        interactive.surface_page({}, "train_loss", "loss", "title")

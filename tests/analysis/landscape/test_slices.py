@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,7 @@ def planned(params, num, root, num_directions, filters=True):
     return [[random_plane(p, 1, rng=own, filters=filters) for _ in range(num_directions)] for own, p in drawn]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize(("dtype", "filters"), [("float32", True), ("float64", False)])
 def test_slices_are_the_lines_that_evaluate_computes(rng, dtype, filters):
     data, params, model = classification(rng), networks(rng, 3), MLP(SIZES)
     found = slices(
@@ -71,7 +71,7 @@ def test_a_seed_has_its_slices_whichever_others_there_are(rng):
     other = run(params, 2, num_directions=3)
     np.testing.assert_allclose(other.lengths, every.lengths, rtol=1e-12)  # every direction is as long as the weights
     assert np.abs(other.values["train_loss"] - every.values["train_loss"])[:, :, [0, 2]].min() > 0
-    twins = run(jax.tree.map(lambda leaf: leaf[[0, 0]], params), num_directions=2).values["train_loss"]
+    twins = run(jax.tree.map(lambda leaf: leaf[np.array([0, 0])], params), num_directions=2).values["train_loss"]
     assert len(np.unique(twins[:, :, 0])) == 4  # equal networks have other directions
 
 
@@ -180,11 +180,11 @@ def test_interrupted_slices_go_on_with_the_seed_where_they_stopped(rng, tmp_path
     data, params, computed = classification(rng), networks(rng, 4), []
     module = sys.modules[slices.__module__]  # the package's name `slices` is the function
     original = module.random_plane
-    run = lambda path=tmp_path, key=1, **options: module.slices(  # noqa: E731
-        MLP(SIZES), "cross_entropy", params, data, rng=np.random.default_rng(key), num_directions=2, num=3, path=path,
-        **options,
-    )  # fmt: skip
-    whole, told = run(None), []
+    asked: dict[str, Any] = {"num_directions": 2, "num": 3, "metrics": ["train_objective"], "path": tmp_path}
+    run = lambda key=1, **options: module.slices(  # noqa: E731
+        MLP(SIZES), "cross_entropy", params, data, rng=np.random.default_rng(key), **asked | options
+    )
+    whole, told = run(path=None), []
 
     def counted(centre, *args, **options):
         computed.append(centre)
@@ -211,10 +211,11 @@ def test_interrupted_slices_go_on_with_the_seed_where_they_stopped(rng, tmp_path
         np.testing.assert_array_equal(other.positions, whole.positions)
         for name, values in whole.values.items():
             np.testing.assert_array_equal(other.values[name], values)
-    for changed in ({"key": 2}, {"l2": 0.5}, {"reach": 0.5}, {"filters": False}, {"dtype": "float64"}):
-        other = run(**changed)
-        assert np.abs(other.values["train_objective"] - whole.values["train_objective"]).max() > 0
-        np.testing.assert_array_equal(other.values["train_loss"], run(None, **changed).values["train_loss"])
+    changes: list[dict[str, Any]] = [{"key": 2}, {"l2": 0.5}, {"reach": 0.5}, {"filters": False}, {"dtype": "float64"}]
+    for changed in changes:
+        kept, fresh = (run(**changed, path=path).values["train_objective"] for path in (tmp_path, None))
+        np.testing.assert_array_equal(kept, fresh)
+        assert np.abs(kept - whole.values["train_objective"]).max() > 0
 
 
 def test_impossible_slices_are_refused(rng):
