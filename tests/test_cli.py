@@ -103,6 +103,18 @@ def test_report_is_written_again(toy, here, capsys):
     assert not (here / "run/report").exists()
     assert main(["report", "run"]) == 0
     assert capsys.readouterr().out.endswith("report: run/report/index.html\n")
+    assert not (here / "run/report/surface.html").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_an_interactive_report_without_plotly_is_refused_before_any_work(toy, here, capsys, monkeypatch, command):
+    if command == "report":
+        assert main(["train", toy, "--out", "run"]) == 0
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    assert main([command, {"run": toy, "report": "run"}[command], "--interactive"]) == 2
+    assert "pip install 'wspace[interactive]'" in capsys.readouterr().err
+    assert not (here / "results").exists()
+    assert not (here / "run" / "report").exists()
 
 
 @pytest.mark.parametrize(

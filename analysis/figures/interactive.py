@@ -79,6 +79,7 @@ def surface_page(surfaces: Mapping[str, Surface], metric: str, label: str, title
         title={"text": title, "font": {"color": style.INK}}, paper_bgcolor="white", font={"color": style.MUTED},
         margin={"l": 0, "r": 0, "t": 60, "b": 0},
         scene={
+            "camera": {"eye": {"x": -1.3, "y": -1.9, "z": 1.2}},
             "xaxis": axis | {"title": {"text": f"distance, {plane.names[0]}"}},
             "yaxis": axis | {"title": {"text": f"distance, {plane.names[1]}"}},
             "zaxis": axis | {"title": {"text": label}, "type": "log" if log else "linear"},
@@ -87,6 +88,10 @@ def surface_page(surfaces: Mapping[str, Surface], metric: str, label: str, title
         if len(buttons) > 1 else [],
     )  # fmt: skip
     page = figure.to_html(full_html=True, include_plotlyjs=True, include_mathjax=False, div_id="surface")
-    return page.replace("<html>", '<html lang="en">', 1).replace(
-        "<head>", f"<head><title>{html.escape(title)}</title>", 1
-    )
+    for old, new in (
+        ("<html>", '<html lang="en">'),
+        ("<head>", f"<head><title>{html.escape(title)}</title>"),
+        ("<body>", '<body style="margin: 0">'),
+    ):
+        page = page.replace(old, new, 1)
+    return page

@@ -417,7 +417,11 @@ def test_no_word_leaves_the_figure_and_no_ticks_collide(every):
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
                 low, high = sorted(axis.get_view_interval())
-                ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+                ticks = [
+                    t
+                    for t in axis.get_major_ticks()
+                    if low <= t.get_loc() <= high and t.label1.get_text() and t.label1.get_visible()
+                ]
                 boxes = [tick.label1.get_window_extent(renderer) for tick in ticks]
                 assert boxes or hasattr(axes, "_colorbar"), name  # a colour bar has one axis
                 for one, other in itertools.combinations(boxes, 2):
