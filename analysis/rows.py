@@ -51,6 +51,20 @@ def keep_rows(
     return rows
 
 
+def describe(model: Any) -> str:
+    """repr(model), for the settings of rows on disk.
+
+    Raises:
+        ValueError: the model has no repr of its own: its address would stand for it, in another process for another model.
+    """
+    if type(model).__repr__ is object.__repr__:
+        raise ValueError(
+            f"{type(model).__name__} has no __repr__ of its own, so results on disk could not be told from those of another "
+            "model: give it one that says all that it computes (a frozen dataclass has one), or keep no rows"
+        )
+    return repr(model)
+
+
 class Clock:
     """How long the rows that are not done yet will take, judged by those that were computed and not read from disk.
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from analysis.connectivity.line import LOSSES, Barrier, Path, along, straight
 from analysis.pairs import pair_rows, square
-from analysis.rows import Clock, Row
+from analysis.rows import Clock, Row, describe
 from analysis.threads import in_threads
 from wspace.data import Dataset
 from wspace.models import Model
@@ -127,8 +127,9 @@ def pair_barriers(
                 row[key][j - i - 1] = value
         return row
 
+    name = "" if path is None else describe(model)
     whole = {
-        "model": repr(model), "loss": kind, "networks": num, "data": data.hash, "l2": l2, "alphas": num_alphas,
+        "model": name, "loss": kind, "networks": num, "data": data.hash, "l2": l2, "alphas": num_alphas,
         "pairs": "all" if pairs is None else np.packbits(np.triu(wanted, 1)).tobytes().hex(),
     }  # fmt: skip
     clock, total = Clock(np.triu(wanted, 1).sum(axis=1)[:-1]), int(np.triu(wanted, 1).sum())

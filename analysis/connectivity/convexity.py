@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from analysis.connectivity.barriers import PairBarriers
 from analysis.connectivity.line import LOSSES, TOLERANCE, along, evaluator
-from analysis.rows import Clock, Row, keep_rows
+from analysis.rows import Clock, Row, describe, keep_rows
 from analysis.statistics import Estimate, Statistic, bootstrap_seeds, extreme_share, tuple_mean
 from analysis.threads import in_threads
 from analysis.training import metric_unit
@@ -127,7 +127,10 @@ def triples(
         heights = losses[3:] - weights[3:] @ losses[:3]
         return float(heights.max()), TOLERANCE * float(np.abs(losses).max())
 
-    settings = _settings(model, kind, params, data, loss, l2) | {"triples": digest(members), "points": DENOMINATOR}
+    settings = _settings(path, model, kind, params, data, loss, l2) | {
+        "triples": digest(members),
+        "points": DENOMINATOR,
+    }
     excess, tolerance = _measured(measure, members, path, settings, "triangles", progress)
     return violations(excess, tolerance, members, rng=rng, unit=metric_unit(loss, kind))
 
@@ -175,7 +178,7 @@ def last_layer_control(
         barrier = along(model, kind, ends, data, l2=l2, num_alphas=NUM_ALPHAS).barriers[loss]
         return barrier.excess, barrier.tolerance
 
-    settings = _settings(model, kind, params, data, loss, l2) | {"pairs": digest(members), "points": NUM_ALPHAS}
+    settings = _settings(path, model, kind, params, data, loss, l2) | {"pairs": digest(members), "points": NUM_ALPHAS}
     excess, tolerance = _measured(measure, members, path, settings, "last layers", progress)
     return violations(excess, tolerance, members, rng=rng, unit=metric_unit(loss, kind))
 
@@ -291,9 +294,13 @@ def _unrank(ranks: np.ndarray, num: int, size: int) -> np.ndarray:
     return np.stack(columns[::-1], axis=1)
 
 
-def _settings(model: Model, kind: LossKind, params: Params, data: Dataset, loss: str, l2: float) -> dict[str, Any]:
+def _settings(
+    path: Folder | None, model: Model, kind: LossKind, params: Params, data: Dataset, loss: str, l2: float
+) -> dict[str, Any]:
+    if path is None:
+        return {}
     return {
-        "model": repr(model), "kind": kind, "params": digest(params), "data": data.hash, "loss": loss, "l2": l2,
+        "model": describe(model), "kind": kind, "params": digest(params), "data": data.hash, "loss": loss, "l2": l2,
     }  # fmt: skip
 
 

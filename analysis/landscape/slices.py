@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from analysis.landscape.planes import grid, random_plane
 from analysis.landscape.surface import METRICS, Values, measurer
-from analysis.rows import Clock, Row, keep_rows
+from analysis.rows import Clock, Row, describe, keep_rows
 from analysis.statistics import Estimate, bootstrap_seeds, extreme_share, quantile_bands
 from wspace.data import Dataset
 from wspace.models import Model
@@ -118,8 +118,9 @@ def slices(
             "lengths": np.array([plane.lengths[0] for plane in planes])
         }
 
+    name = "" if path is None else describe(model)
     settings = {
-        "model": repr(model), "loss": kind, "data": data.hash, "params": digest(params), "root": root, "l2": l2,
+        "model": name, "loss": kind, "data": data.hash, "params": digest(params), "root": root, "l2": l2,
         "directions": num_directions, "num": num, "reach": reach, "filters": filters, "metrics": list(names),
         "dtype": dtype,
     }  # fmt: skip

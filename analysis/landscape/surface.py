@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.landscape.planes import Axes, Plane
-from analysis.rows import Clock, Row, keep_rows
+from analysis.rows import Clock, Row, describe, keep_rows
 from analysis.threads import in_threads
 from wspace import objective
 from wspace.cores import num_cores
@@ -123,7 +123,7 @@ def evaluate(
     settings: dict[str, Any] = {}
     if path is not None:
         settings = {
-            "model": repr(model), "loss": kind, "data": data.hash, "metrics": list(names), "l2": l2, "dtype": dtype,
+            "model": describe(model), "loss": kind, "data": data.hash, "metrics": list(names), "l2": l2, "dtype": dtype,
             "precision": precision, "origin": digest(plane.origin), "directions": digest(plane.directions),
             "axes": [axis.tolist() for axis in axes], "anchors": [digest(a.params) for a in plane.anchors],
         }  # fmt: skip

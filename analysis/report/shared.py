@@ -1,5 +1,6 @@
 """What several sections of one report need, computed once for each run."""
 
+import contextlib
 import weakref
 import zlib
 
@@ -79,8 +80,8 @@ def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[s
 def restart_surfaces(run: Run, tell: Tell) -> dict[str, Surface]:
     """Train and test loss on the planes through the first three restarts, as in PLANES; kept beside the run.
 
-    All planes have the same extent in distance. None with fewer than three restarts or where they lie on one line, and no
-    aligned one without hidden units.
+    All planes have the same extent in distance. None with fewer than three restarts or where they lie on one line; no
+    aligned one without hidden units, or where alignment brings them onto one line.
     """
     if run not in _surfaces:
         _surfaces[run] = _evaluated(run, tell)
@@ -93,15 +94,18 @@ def _evaluated(run: Run, tell: Tell) -> dict[str, Surface]:
         return {}
     names, params = [f"seed {seed}" for seed in ids], run.params(ids)
     some = [pick(params, i) for i in range(3)]
-    try:
-        planes = {"raw": plane_through(*some, names=names)}
-    except ValueError:
-        return {}  # equal networks span no plane
+    threes = {"raw": some}
     if run.spec.model.hidden:
         symmetry, rest = run.model.symmetry, jax.tree.map(lambda leaf: np.asarray(leaf)[1:], params)
         match = match_weights(symmetry, some[0], rest, rng=np.random.default_rng(0), num_restarts=NUM_RESTARTS)
         moved = act(symmetry, match.element, rest)
-        planes["aligned"] = plane_through(some[0], pick(moved, 0), pick(moved, 1), names=names)
+        threes["aligned"] = [some[0], pick(moved, 0), pick(moved, 1)]
+    planes = {}
+    for way, three in threes.items():
+        with contextlib.suppress(ValueError):  # networks that are equal, or on one line, span no plane
+            planes[way] = plane_through(*three, names=names)
+    if "raw" not in planes:
+        return {}
     examples, half = len(run.data.x_train) + len(run.data.x_test), common_reach(list(planes.values()))
     points = int(np.sqrt(PLANE_FLOPS / (2.0 * run.layout.size * examples)))
     num = int(np.clip(points - 1 + points % 2, FEWEST_POINTS, MOST_POINTS))

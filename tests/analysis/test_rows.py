@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from analysis.rows import keep_rows
+from analysis.rows import Clock, describe, keep_rows
+from wspace import MLP
 from wspace.errors import StoreError
 
 
@@ -139,3 +140,25 @@ def test_rows_of_an_earlier_version_are_removed(tmp_path):
     (tmp_path / "row-00000.npz").write_bytes(b"old")
     assert_rows(pair_rows(tmp_path, SETTINGS, 4, Compute()))
     assert set(files(tmp_path)) == {"rows.json", *(f"row-0000{i}.npz" for i in range(3))}
+
+
+def test_a_model_is_described_by_its_own_repr_or_not_at_all():
+    class Bare:
+        pass
+
+    assert describe(MLP((2, 3))) == repr(MLP((2, 3)))
+    with pytest.raises(ValueError, match="Bare has no __repr__ of its own"):
+        describe(Bare())
+
+
+def test_the_clock_counts_only_rows_that_were_computed(tmp_path, monkeypatch):
+    now = iter(np.arange(100.0))
+    monkeypatch.setattr("analysis.rows.time.monotonic", lambda: next(now))
+    told = []
+    for last in (2, 4):
+        clock = Clock([1, 2, 3, 4])
+        compute = clock.timed(lambda index: {"value": np.array([index])})
+        tell = lambda done, of, clock=clock: told.append((clock.done(done), clock.left(done)))  # noqa: E731
+        keep_rows(tmp_path, {}, last, compute, tell)
+    assert told[:2] == [(1, 9.0), (3, 7 * 2 / 3)]
+    assert told[2:] == [(1, 0.0), (3, 0.0), (6, 4 / 3), (10, 0.0)]

@@ -2,12 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from analysis.statistics import (
     BAND_LEVELS,
     LEVEL,
     Estimate,
     bootstrap_seeds,
+    extreme_share,
     median,
     pair_median,
     quantile_bands,
@@ -235,6 +237,14 @@ def test_bands_are_quantiles_over_seeds(rng):
     np.testing.assert_array_equal(bands[2], values.max(axis=0))
     ordered = np.sort(values, axis=0)  # position 0.3 * 5 lies between the second and the third of six
     np.testing.assert_allclose(bands[1], (ordered[1] + ordered[2]) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("num", [2, 5, 40])
+def test_the_interval_of_none_and_of_all_is_that_of_clopper_and_pearson(num):
+    for successes in (0, num):
+        expected = binomtest(successes, num).proportion_ci(0.95, method="exact")
+        np.testing.assert_allclose(extreme_share(successes > 0, num), (expected.low, expected.high), rtol=1e-12)
+    assert extreme_share(True, 1) is None
 
 
 def test_bands_are_missing_exactly_where_a_seed_is(rng):
