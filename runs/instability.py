@@ -30,12 +30,15 @@ from wspace.spec import CheckpointSpec, ModelSpec, ObjectiveSpec, OptimizerSpec,
 from wspace.sweep import open_sweep, run_sweep
 
 
-def main(num_seeds: int = 8, num_steps: int = 1500, out: Path = Path("results/instability")) -> int:
+def main(
+    num_seeds: int = 8, num_steps: int = 1500, reports: bool = True, out: Path = Path("results/instability")
+) -> int:
     """Train the children of every fork, measure all pairs of them, write the reports.
 
     Args:
         num_seeds: children of each fork.
         num_steps: steps of training.
+        reports: write every run's own report as well as the sweep's.
         out: folder of the sweep.
     """
     console, spec = Console(), make_spec(num_seeds, num_steps)
@@ -52,7 +55,8 @@ def main(num_seeds: int = 8, num_steps: int = 1500, out: Path = Path("results/in
             continue
         with console.status(f"lines between the children of step {values['seeds.fork_step']}"):
             train, test = (median_over_pairs(matrix, rng=rng) for matrix in barriers(run))
-            write_report(run)
+            if reports:
+                write_report(run)
         table.add_row(str(values["seeds.fork_step"]), *_cells(train), *_cells(test), str(train.n))
     console.print(table)
     console.print("median over pairs of max over alpha of loss - chord, in nats; children are resampled, not pairs")

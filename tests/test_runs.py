@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 
 from analysis.report import write_report
+from analysis.report.sections import connectivity
 from wspace import spec as specs
 from wspace.train import train
 
 RUNS = Path(__file__).parent.parent / "runs"
 SPECS = sorted(RUNS.glob("*.toml"))
 SCRIPTS = sorted(RUNS.glob("*.py"))
-QUICKER = {
-    "curves": ["--curve-steps", "6"],
-    "rebasin": ["--only", "repair-2-layers", "children"],  # the others are the same code on larger networks
+QUICKER = {  # runs' own reports are tested with the specs
+    "curves": ["--curve-steps", "6", "--no-reports"],
+    "functions": ["--no-reports"],
+    "instability": ["--no-reports"],
+    "rebasin": ["--no-reports", "--only", "repair-2-layers", "children"],  # the others are the same code, larger
+    "width": ["--widths", "4", "8"],
 }
 
 
@@ -58,7 +62,8 @@ def shrunk(spec, idx_folder):
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_every_spec_trains_and_reports(path, idx_folder, tmp_path):
+def test_every_spec_trains_and_reports(path, idx_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(connectivity, "CURVE_STEPS", 20)
     spec = specs.load(path)
     assert spec.question.endswith("?")
     assert path.read_text().startswith("# ")
@@ -81,5 +86,7 @@ def test_every_script_runs(path, tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "out").rglob("report/index.html"))
+    written = [*(tmp_path / "out").rglob("report/index.html"), *(tmp_path / "out").rglob("comparison.json")]
+    assert written
+    assert all(str(tmp_path / "out") in str(path) and path.stat().st_size > 100 for path in written)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]

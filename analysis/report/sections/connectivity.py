@@ -252,14 +252,13 @@ def _pictures(
             + ("Both matrices share the scale." if len(shown) > 1 else ""),
             f"Matrix of barriers between {{seeds}} restarts, {WAYS[way]}; the median is {{{way}_train:value}}.",
         )  # fmt: skip
-    levels = np.concatenate([values for way in shown for values in (trees[way].leaves, trees[way].height)])
+    levels = np.concatenate([values for tree in trees.values() for values in (tree.leaves, tree.height)])
     low, high = float(levels.min()), float(levels.max())
     log = low > 0 and high >= 10 * low
     limits = (low / 1.5, high * 1.5) if log else (low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-12)
-    for way in shown:
-        name = "raw" if way == "raw" else "aligned"
+    for way in trees:
         yield Picture(
-            f"tree-{name}",
+            f"tree-{'aligned' if way == 'weights' else way}",
             figures.tree(
                 trees[way], ids, f"Merging components, {WAYS[way]}", f"train loss ({unit})", limits, log, COLORS[way]
             ),
