@@ -14,6 +14,7 @@ from wspace.cores import use_cores
 
 use_cores()
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +37,12 @@ from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, Sche
 from wspace.train import train
 from wspace.tree import Params, pick
 
-KEPT = 0.99  # a random step is the longest that keeps this share of the restart's train accuracy
+KEPT = (0.999, 0.99)  # random steps are the longest that keep these shares of the restart's train accuracy
 STEPS = np.geomspace(0.01, 2.0, 24)  # relative lengths of a random step that are tried
 RANK = 5  # of the low-rank Gaussian
 
 Predict = Callable[[Params, np.ndarray], np.ndarray]
+Way = Callable[[Run, int, Params, int, Predict, np.random.Generator], Params]
 
 
 def main(
@@ -93,7 +95,8 @@ def main(
         "another restart", median(right, rng=rng, unit="share"), median_over_pairs(pairs, rng=rng, unit="share"),
         median_over_pairs(ratio, rng=rng),
     )  # fmt: skip
-    ways = {"random step": _random_steps, "diagonal Gaussian": _diagonal, f"Gaussian of rank {RANK}": _low_rank}
+    ways: dict[str, Way] = {f"random step keeping {kept:.1%}": functools.partial(_random_steps, kept) for kept in KEPT}
+    ways |= {"diagonal Gaussian": _diagonal, f"Gaussian of rank {RANK}": _low_rank}
     for name, way in ways.items():
         numbers = []
         with console.status(name):
@@ -145,12 +148,14 @@ def _predictor(run: Run) -> Predict:
     return lambda params, x: np.asarray(predict(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), x))
 
 
-def _random_steps(run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator) -> Params:
+def _random_steps(
+    share: float, run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator
+) -> Params:
     """Filter-normalised random directions, each as far as the train accuracy stays."""
     del row
     directions = [pick(random_directions(centre, 1, rng=rng), 0) for _ in range(num)]
     x, y = run.data.x_train, run.data.y_train
-    least = KEPT * np.mean(predict(jax.tree.map(lambda leaf: leaf[None], centre), x)[0] == y)
+    least = share * np.mean(predict(jax.tree.map(lambda leaf: leaf[None], centre), x)[0] == y)
     samples = []
     for direction in directions:
         line = jax.tree.map(lambda c, d: c + STEPS.reshape(-1, *(1,) * d.ndim) * d, centre, direction)
