@@ -1,11 +1,14 @@
 """Results that take a while: computed row by row, kept on disk, resumed where they stopped."""
 
+import hashlib
+import inspect
 import io
 import json
 import re
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ def keep_rows(
 
     Args:
         path: folder beside the run, or None to keep nothing.
-        settings: everything that the numbers depend on, as JSON; rows of other settings are removed and computed anew.
+        settings: everything that the numbers depend on, as JSON; rows of other settings, or of another version of wspace,
+            are removed and computed anew.
         num: rows.
         compute: row number -> name -> values.
         progress: called with (rows finished, rows) after each.
@@ -43,7 +47,7 @@ def keep_rows(
         StoreError: the folder cannot be written, holds something else, or a row is damaged.
     """
     if path is not None:
-        _prepare(path, json.dumps(dict(settings), indent=2, sort_keys=True) + "\n")
+        _prepare(path, json.dumps(dict(settings) | {"wspace": version("wspace")}, indent=2, sort_keys=True) + "\n")
     rows = []
     for index in range(num):
         rows.append(compute(index) if path is None else _kept(path / f"row-{index:05d}.npz", index, compute))
@@ -52,17 +56,23 @@ def keep_rows(
 
 
 def describe(model: Any) -> str:
-    """repr(model), for the settings of rows on disk.
+    """What a model is, for the settings of rows on disk: its module, repr, and a hash of its class' source.
 
     Raises:
-        ValueError: the model has no repr of its own: its address would stand for it, in another process for another model.
+        ValueError: its repr holds an address, which in another process may be another model's.
     """
-    if type(model).__repr__ is object.__repr__:
+    text = repr(model)
+    if " at 0x" in text:
         raise ValueError(
-            f"{type(model).__name__} has no __repr__ of its own, so results on disk could not be told from those of another "
-            "model: give it one that says all that it computes (a frozen dataclass has one), or keep no rows"
+            f"the repr of {type(model).__name__} holds an address ({text}), so results on disk could not be told from those "
+            "of another model: give it one that says all that it computes (a frozen dataclass of numbers and names has), or "
+            "keep no rows"
         )
-    return repr(model)
+    try:
+        source = inspect.getsource(type(model))
+    except (OSError, TypeError):  # not written in a file, e.g. at a prompt
+        source = ""
+    return f"{type(model).__module__}.{text} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
 class Clock:

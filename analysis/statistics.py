@@ -1,6 +1,7 @@
 """Findings with their uncertainty. Seeds are the independent draws, so intervals come from resampling seeds."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -136,6 +137,11 @@ def tuple_mean(values: Float[np.ndarray, "sample"], members: Int[np.ndarray, "sa
         return float(weights @ values / weights.sum()) if weights.any() else np.nan
 
     return lambda resamples: np.array([one(seeds) for seeds in resamples])
+
+
+def interval_seeds() -> int:
+    """Fewest seeds n whose whole range covers a median at LEVEL: 1 - 2^(1-n) >= LEVEL. Below, no interval is wide enough."""
+    return 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
 
 
 def extreme_share(all_of_them: bool, num: int, level: float = LEVEL) -> tuple[float, float] | None:

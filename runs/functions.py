@@ -105,7 +105,7 @@ def main(
                 seen = predict(samples, x)
                 wrong = np.maximum(1 - (seen == y).mean(axis=1), 1 / len(y))
                 differs = np.array([disagreement(own[position], sample) for sample in seen])
-                numbers.append((1 - wrong.mean(), differs.mean(), (differs / wrong).mean()))
+                numbers.append(((seen == y).mean(), differs.mean(), (differs / wrong).mean()))
         accuracy, raw, normalised = np.array(numbers).T
         add(
             f"{name} around the restart", median(accuracy, rng=rng, unit="share"), median(raw, rng=rng, unit="share"),
@@ -161,7 +161,7 @@ def _random_steps(
         line = jax.tree.map(lambda c, d: c + STEPS.reshape(-1, *(1,) * d.ndim) * d, centre, direction)
         kept = np.mean(predict(line, x) == y, axis=1) >= least
         last = int(np.argmin(kept)) - 1 if not kept.all() else len(STEPS) - 1
-        samples.append(pick(line, max(last, 0)))
+        samples.append(pick(line, last) if last >= 0 else centre)  # where even the shortest step is too long, none
     return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
 
 

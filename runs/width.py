@@ -22,6 +22,7 @@ from rich.table import Table
 
 from analysis.alignment import match_pairs, match_weights, random_relabelling
 from analysis.connectivity import pair_barriers, straight
+from analysis.figures import style
 from analysis.report import write_sweep_report
 from analysis.report.sweep import Extra
 from analysis.similarity import median_over_pairs
@@ -76,6 +77,8 @@ def main(
             f"{split.capitalize()} barrier",
             f"median barrier of the {split} loss",
             {label: [found.get((split, way)) for found in measured] for way, label in WAYS.items()},
+            "Median over all pairs of restarts of the barrier above the chord. Upright bars: intervals over restarts.",
+            {WAYS["raw"]: style.INIT, WAYS["aligned"]: style.END, WAYS["random"]: style.TRAVELLED},
         )
         for split in ("train", "test")
     ]

@@ -121,9 +121,12 @@ def pick(params: Params, index: int) -> Params:
 
 
 def digest(params: Params) -> str:
-    """SHA-256 of the leaves' values: which networks a number on disk was computed from."""
-    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
-    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
+    """SHA-256 of the leaves' names, shapes, dtypes and values: which networks a number on disk was computed from."""
+    layout, leaves = Layout.of(params), [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
+    found = hashlib.sha256(repr((layout.names, layout.shapes, [str(leaf.dtype) for leaf in leaves])).encode())
+    for leaf in leaves:
+        found.update(leaf.tobytes())
+    return found.hexdigest()
 
 
 def lerp(a: Params, b: Params, alpha: float | Float[Array, ""]) -> Params:

@@ -46,7 +46,7 @@ class Violations:
             10.1093/biomet/26.4.404) of those samples alone that share no network, num_seeds // member if all were
             measured, and None for fewer than two.
         quantiles: level -> quantile of the excess over samples (linear interpolation), with an interval from resampling
-            seeds.
+            seeds; no interval where fewer than two samples share no network.
     """
 
     excess: Float[np.ndarray, "sample"]
@@ -207,13 +207,18 @@ def violations(
         raise ValueError("violations got no samples: at least one pair or triple is expected")
     seeds, places = np.unique(members, return_inverse=True)
     num, places = len(seeds), places.reshape(members.shape)
-    interval = lambda statistic: bootstrap_seeds(statistic, num, rng=rng, pairs=True)  # noqa: E731
+    apart = _disjoint(places)
+
+    def interval(statistic: Statistic) -> tuple[float, float] | None:
+        """None where all samples share networks: resamples would hold the same samples again."""
+        return bootstrap_seeds(statistic, num, rng=rng, pairs=True) if apart >= 2 else None
+
     violated = excess > tolerance
     count = int(violated.sum())
     if 0 < count < len(violated):
         share = interval(tuple_mean(violated.astype(float), places))
     else:
-        share = extreme_share(count > 0, _disjoint(places))
+        share = extreme_share(count > 0, apart)
     return Violations(
         excess=excess,
         tolerance=tolerance,

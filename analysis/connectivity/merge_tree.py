@@ -17,6 +17,7 @@ from analysis.similarity import pair_values
 from analysis.statistics import Estimate, bootstrap_seeds
 
 Matrix = Float[np.ndarray, "seed seed"]
+FEWEST = 4  # networks for an interval of the gain: of three, the median over pairs cannot be passed by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def minimax_gain(direct: Matrix, *, rng: np.random.Generator) -> Estimate | None
 
     Returns:
         The ratio, in [0, 1]; None without pairs or where the direct median is 0. No interval where the resampled median
-        gain is 0.
+        gain is 0, or below FEWEST networks.
 
     Raises:
         ValueError: a barrier is negative; and as `merge_tree`.
@@ -145,7 +146,8 @@ def minimax_gain(direct: Matrix, *, rng: np.random.Generator) -> Estimate | None
         middle = np.nanmedian(gains)
         return np.minimum(gains * (value / middle), 1) if middle > 0 else np.full(len(gains), np.nan)
 
-    return Estimate(value, bootstrap_seeds(centred, num, rng=rng, pairs=True), num)
+    ci = bootstrap_seeds(centred, num, rng=rng, pairs=True) if num >= FEWEST else None
+    return Estimate(value, ci, num)
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> float:

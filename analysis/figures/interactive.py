@@ -8,6 +8,8 @@ import numpy as np
 from analysis.figures import style
 from analysis.landscape.surface import Surface
 
+VIEWPORT = "width=device-width, initial-scale=1"
+
 
 def check() -> None:
     """Say now whether `surface_page` could work.
@@ -90,7 +92,7 @@ def surface_page(surfaces: Mapping[str, Surface], metric: str, label: str, title
     page = figure.to_html(full_html=True, include_plotlyjs=True, include_mathjax=False, div_id="surface")
     for old, new in (
         ("<html>", '<html lang="en">'),
-        ("<head>", f"<head><title>{html.escape(title)}</title>"),
+        ("<head>", f'<head><meta name="viewport" content="{VIEWPORT}"><title>{html.escape(title)}</title>'),
         ("<body>", '<body style="margin: 0">'),
     ):
         page = page.replace(old, new, 1)

@@ -1,6 +1,7 @@
 """The loss over lines and planes of weight space."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ from analysis.landscape.surface import Surface
 SPLITS = {"train": style.TRAIN, "test": style.TEST}
 NUM_LEVELS, DECADES = 12, 5  # bins of the colour scale, and decades that it spans at most
 CLIP = 0.95  # quantile of all finite values above which a scale ends
-BEYOND, UNDEFINED = "#F4E3D7", "#B8BEC4"  # above the scale; not finite
+BEYOND, BELOW, UNDEFINED = "#F4E3D7", "#000000", "#B8BEC4"  # above the scale; below it; not finite
+OFF = 1e-6  # of the directions' length: a network farther from its plane is marked as off it
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -39,9 +41,9 @@ class Scale:
 
     @property
     def colors(self) -> Colormap:
-        """Viridis, one colour a bin, and a colour of its own for what lies above."""
+        """Viridis, one colour a bin, and colours of their own for what lies above and below."""
         shades = colormaps["viridis"](np.linspace(0, 1, len(self.edges) - 1))
-        return ListedColormap(shades).with_extremes(over=BEYOND, under=shades[0], bad=UNDEFINED)
+        return ListedColormap(shades).with_extremes(over=BEYOND, under=BELOW, bad=UNDEFINED)
 
     @property
     def norm(self) -> BoundaryNorm:
@@ -50,18 +52,22 @@ class Scale:
 
 
 def shared_scale(surfaces: Sequence[Surface], metric: str) -> Scale:
-    """One scale for all: from the lowest value, at most DECADES decades, to the CLIP quantile of the finite values.
+    """One scale for all, up to the CLIP quantile of the finite values.
 
-    Logarithmic where all values are positive and span a factor of four.
+    Logarithmic where positive values span a factor of four: it then begins at the lowest of them, or DECADES below its
+    end, or at the lowest anchor, whichever is higher, but never above an anchor.
     """
     values = np.concatenate([np.asarray(s.values[metric]).ravel() for s in surfaces])
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return Scale(np.linspace(0, 1, NUM_LEVELS + 1), False)
     low, high = float(values.min()), float(np.quantile(values, CLIP))
+    anchors = np.concatenate([s.anchors[metric] for s in surfaces])
+    positive = values[values > 0]
+    if low >= 0 and len(positive) and high > 4 * positive.min():
+        floor = min([high * 10.0**-DECADES, *anchors[np.isfinite(anchors) & (anchors > 0)].tolist()])
+        return Scale(np.geomspace(max(float(positive.min()), floor), high, NUM_LEVELS + 1), True)
     high = max(high, low + 1e-9 * max(abs(low), 1.0))
-    if low > 0 and high > 4 * low:
-        return Scale(np.geomspace(max(low, high * 10.0**-DECADES), high, NUM_LEVELS + 1), True)
     return Scale(np.linspace(low, high, NUM_LEVELS + 1), False)
 
 
@@ -77,19 +83,23 @@ def contours(
         scale: the bins.
         title: of the panel.
         half: half extents of the axes in distance, so that several panels agree; default: the surface's own.
+
+    Raises:
+        ValueError: the surface is over a line.
     """
+    if surface.plane.num_axes != 2:
+        raise ValueError(f"contours take a surface over a plane; this one has {surface.plane.num_axes} axis")
     figure, axes = style.panel(title, "", "", (4.1, 3.8))
     x, y = surface.distances
     values = np.asarray(surface.values[metric])
     finite = np.isfinite(values)
-    grid = np.where(finite, values, np.nan).T
     axes.set_facecolor(UNDEFINED)
-    clipped = np.ma.masked_invalid(np.maximum(grid, scale.edges[0]))
-    axes.contourf(x, y, clipped, levels=scale.edges, cmap=scale.colors, norm=scale.norm, extend="max")
-    lines = axes.contour(x, y, clipped, levels=scale.edges[1:], colors="white", linewidths=0.4, alpha=0.7)
-    del lines
+    grid = np.ma.masked_array(np.where(finite, values, 0), ~finite).T
+    extend = "both" if np.any(values[finite] < scale.edges[0]) else "max"
+    axes.contourf(x, y, grid, levels=scale.edges, cmap=scale.colors, norm=scale.norm, extend=extend)
+    axes.contour(x, y, grid, levels=scale.edges[1:], colors="white", linewidths=0.4, alpha=0.7)
     bar = figure.colorbar(
-        ScalarMappable(scale.norm, scale.colors), ax=axes, extend="max", fraction=0.05, pad=0.03, aspect=26
+        ScalarMappable(scale.norm, scale.colors), ax=axes, extend=extend, fraction=0.05, pad=0.03, aspect=26
     )
     _bar(bar, scale, label)
     _anchors(axes, surface)
@@ -116,17 +126,20 @@ def relief(surface: Surface, metric: str, label: str, scale: Scale, title: str) 
     x, y = np.meshgrid(*surface.distances, indexing="ij")
     values = np.asarray(surface.values[metric])
     height = lambda v: np.log10(v) if scale.log else v  # noqa: E731
-    inside = np.clip(np.where(np.isfinite(values), values, np.nan), scale.edges[0], scale.edges[-1])
-    colors = scale.colors(scale.norm(np.where(np.isfinite(values), np.minimum(values, scale.edges[-1] * 2), np.nan)))
+    shown = np.isfinite(values) & (values >= scale.edges[0])  # what lies below the scale is a gap, not its floor
+    inside = np.minimum(np.where(shown, values, np.nan), scale.edges[-1])
+    colors = scale.colors(scale.norm(np.where(shown, inside, scale.edges[0])))
     colors[values > scale.edges[-1]] = scale.colors.get_over()
     axes.plot_surface(
         x, y, height(inside), facecolors=colors, rcount=80, ccount=80, linewidth=0, antialiased=False, shade=False,
         rasterized=True,
     )  # fmt: skip
-    for anchor, value, marker in zip(surface.plane.anchors, surface.anchors[metric], MARKERS, strict=False):
-        if np.isfinite(value):
+    for anchor, value, marker in zip(
+        surface.plane.anchors, surface.anchors[metric], itertools.cycle(MARKERS), strict=False
+    ):
+        if scale.edges[0] <= value < np.inf:
             place = anchor.coordinates * surface.plane.lengths
-            top = height(float(np.clip(value, scale.edges[0], scale.edges[-1])))
+            top = height(min(float(value), scale.edges[-1]))
             axes.plot(
                 [place[0]], [place[1]], [top], marker=marker, markersize=6, markerfacecolor="white",
                 markeredgecolor=style.INK, linestyle="none", label=anchor.name, zorder=10,
@@ -152,7 +165,7 @@ def relief(surface: Surface, metric: str, label: str, scale: Scale, title: str) 
     for axis in panes:
         axis.pane.set(facecolor="white", edgecolor=style.FAINT)
         axis._axinfo["grid"].update(color=style.FAINT, linewidth=0.5)
-    if surface.plane.anchors:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", fontsize=8, frameon=False, labelcolor=style.INK, handletextpad=0.2)
     return figure
 
@@ -187,21 +200,27 @@ def bands(
 def _bar(bar, scale: Scale, label: str) -> None:
     bar.set_label(label, fontsize=8.5, color=style.MUTED)
     ticks = scale.edges[::3]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    labels = next(
+        (texts for digits in range(2, 9) if len(set(texts := [f"{t:.{digits}g}" for t in ticks])) == len(ticks)), []
+    )
+    bar.set_ticks(ticks, labels=labels or [f"{t:.9g}" for t in ticks])
     bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=2, width=0.6)
     bar.ax.minorticks_off()
     bar.outline.set(edgecolor=style.FAINT)
 
 
 def _anchors(axes: Axes, surface: Surface) -> None:
-    for anchor, marker in zip(surface.plane.anchors, MARKERS, strict=False):
+    """Networks on the plane as white shapes; those off it as grey ones, with their distance from it."""
+    for number, (anchor, marker) in enumerate(zip(surface.plane.anchors, itertools.cycle(MARKERS), strict=False)):
         x, y = anchor.coordinates * surface.plane.lengths
+        off = anchor.residual > OFF * float(surface.plane.lengths.max())
         axes.plot(
-            [x], [y], marker=marker, markersize=6.5, markerfacecolor="white", markeredgecolor=style.INK,
-            markeredgewidth=1, linestyle="none", zorder=5,
+            [x], [y], marker=marker, markersize=6.5, markerfacecolor=UNDEFINED if off else "white",
+            markeredgecolor=style.INK, markeredgewidth=1, linestyle="none", zorder=5,
         )  # fmt: skip
         axes.annotate(
-            anchor.name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8, color=style.INK, zorder=6,
+            f"{anchor.name} ({anchor.residual:.2g} off)" if off else anchor.name, (x, y), (0, (8, -14)[number % 2]),
+            textcoords="offset points", ha="center", fontsize=8, color=style.INK, zorder=6, clip_on=True,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
 

@@ -251,6 +251,8 @@ def _theta(params: Params) -> Float[np.ndarray, "param"]:
 
 
 def _check_alike(networks: Sequence[Params], names: Sequence[str]) -> None:
+    if len(set(names)) != len(networks) or len(names) != len(networks):
+        raise ValueError(f"names = {list(names)}: {len(networks)} different ones are expected")
     layouts = [Layout.of(params) for params in networks]
     for name, layout, params in zip(names, layouts, networks, strict=True):
         if layout != layouts[0]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.landscape.planes import grid, random_plane
-from analysis.landscape.surface import METRICS, Values, measurer
+from analysis.landscape.surface import METRICS, Values, frozen, measurer
 from analysis.rows import Clock, Row, describe, keep_rows
 from analysis.statistics import Estimate, bootstrap_seeds, extreme_share, quantile_bands
 from wspace.data import Dataset
@@ -128,7 +128,7 @@ def slices(
     tell = lambda done, of: progress(f"slices of {done} of {of} networks, {clock.left(done):.0f} s left")  # noqa: E731
     rows = keep_rows(path, settings, num_seeds, clock.timed(compute), tell)
     values = {name: np.stack([row[name] for row in rows]) for name in names}
-    return Slices(positions, np.stack([row["lengths"] for row in rows]), values)
+    return Slices(positions, np.stack([row["lengths"] for row in rows]), frozen(values))
 
 
 def _over_seeds(statistic: Callable, values: np.ndarray, rng: np.random.Generator, unit: str) -> Estimate:

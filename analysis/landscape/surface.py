@@ -56,6 +56,8 @@ class Surface:
         axes: relative coordinates along each axis; odd, symmetric, 0 in the middle.
         values: metric -> (x,) on a line, (x, y) on a plane; float64. What overflows is inf and what is undefined is NaN.
         anchors: metric -> values of the plane's anchors, computed from their own params, (anchor,).
+        projected: metric -> values of the plane at the anchors' coordinates, (anchor,): those of `anchors` up to rounding,
+            unless an anchor lies off the plane.
         dtype: of the arithmetic.
     """
 
@@ -63,6 +65,7 @@ class Surface:
     axes: Axes
     values: Values
     anchors: Values
+    projected: Values
     dtype: str
 
     @property
@@ -72,8 +75,15 @@ class Surface:
 
     @property
     def centre(self) -> dict[str, float]:
-        """Metric -> value at the plane's origin."""
-        middle = tuple(len(axis) // 2 for axis in self.axes)
+        """Metric -> value at the plane's origin.
+
+        Raises:
+            ValueError: the origin is not on the grid.
+        """
+        places = [np.flatnonzero(axis == 0) for axis in self.axes]
+        if not all(len(place) for place in places):
+            raise ValueError("the plane's origin is not on this grid; `planes.grid` makes grids that hold it")
+        middle = tuple(int(place[0]) for place in places)
         return {name: float(values[middle]) for name, values in self.values.items()}
 
 
@@ -129,7 +139,8 @@ def evaluate(
         }  # fmt: skip
         folder = path / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     of_plane = functools.cache(lambda: measure(plane))  # nothing is prepared when all rows are on disk
-    num, clock = int(np.prod(shape)), Clock([len(line) for line in lines] + [1] * len(plane.anchors))
+    num, marks = int(np.prod(shape)), len(plane.anchors)
+    clock = Clock([len(line) for line in lines] + [1] * marks + [len(lines[0])] * bool(marks))
 
     def tell(done: int, of: int) -> None:
         del of
@@ -138,12 +149,20 @@ def evaluate(
     def compute(row: int) -> Row:
         if row < len(lines):
             return of_plane()(lines[row])
-        return measure(_still(plane, plane.anchors[row - len(lines)].params))(np.zeros((1, 0)))
+        if row < len(lines) + marks:
+            return measure(_still(plane, plane.anchors[row - len(lines)].params))(np.zeros((1, 0)))
+        places = np.zeros((max(marks, len(lines[0])), plane.num_axes))  # as long as a line, for the same program
+        places[:marks] = [anchor.coordinates for anchor in plane.anchors]
+        return {name: found[:marks] for name, found in of_plane()(places).items()}
 
-    rows = keep_rows(folder, settings, len(lines) + len(plane.anchors), clock.timed(compute), tell)
-    values = {name: np.concatenate([row[name] for row in rows[: len(lines)]]).reshape(shape) for name in names}
-    anchors = {name: np.array([float(row[name][0]) for row in rows[len(lines) :]]) for name in names}
-    return Surface(plane, tuple(map(_sealed, axes)), _frozen(values), _frozen(anchors), dtype)
+    rows = keep_rows(folder, settings, len(lines) + marks + bool(marks), clock.timed(compute), tell)
+    grid, own, nearest = rows[: len(lines)], rows[len(lines) : len(lines) + marks], rows[len(lines) + marks :]
+    values = {name: np.concatenate([row[name] for row in grid]).reshape(shape) for name in names}
+    anchors = {name: np.array([float(row[name][0]) for row in own]) for name in names}
+    projected = nearest[0] if nearest else {name: np.zeros(0) for name in names}
+    return Surface(
+        plane, tuple(map(_sealed, axes)), frozen(values), frozen(anchors), frozen(projected), dtype
+    )  # fmt: skip
 
 
 def measurer(
@@ -175,6 +194,8 @@ def measurer(
         with context(), jax.default_matmul_precision(precision), np.errstate(over="ignore"):
             origin, directions = cast(plane.origin), cast(plane.directions)
             prepared = {}
+            if isinstance(model, Split) and splits:
+                _check_split(model, origin, directions, cast(examples[splits[0]][0][:2]))
             for split in splits:
                 size = chunk or chunk_size(model, origin, examples[split][0], num_axes, layout.size)
                 x, y, weight = place(split, min(size, len(examples[split][0])))
@@ -186,8 +207,9 @@ def measurer(
 
         def at(coordinates: np.ndarray) -> Row:
             found: Row = {}
-            size = -(-len(coordinates) // threads)
-            padded = np.concatenate([coordinates, np.zeros((size * threads - len(coordinates), coordinates.shape[1]))])
+            workers = min(threads, len(coordinates))
+            size = -(-len(coordinates) // workers)
+            padded = np.concatenate([coordinates, np.zeros((size * workers - len(coordinates), coordinates.shape[1]))])
 
             def work(part: np.ndarray):
                 with context(), jax.default_matmul_precision(precision), np.errstate(over="ignore"):
@@ -197,7 +219,7 @@ def measurer(
                         sums[split] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(axis=0), out)
                 return sums
 
-            parts = in_threads(work, np.split(padded, threads), threads)
+            parts = in_threads(work, np.split(padded, workers), workers)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows is told as what it is
                 penalty = l2 / 2 * _square(coordinates, squares) if l2 else 0.0  # not 0 * inf
                 for split in splits:
@@ -218,6 +240,22 @@ def measurer(
     return of_plane
 
 
+def _check_split(model: Split, origin: Any, directions: Any, x: Any) -> None:
+    """The first layer is linear in the params and the rest does the rest, on two examples; nothing to see in NaN."""
+    whole = model.rest(origin, model.first(origin, x))
+    received = [model.first(origin, x)]
+    for k in range(jax.tree.leaves(directions)[0].shape[0]):
+        received.append(model.first(jax.tree.map(lambda d, k=k: d[k], directions), x))
+    moved = model.first(jax.tree.map(lambda o, d: o + d.sum(axis=0), origin, directions), x)
+    for name, found, expected in (
+        ("rest(params, first(params, x)) is not apply(params, x)", whole, model.apply(origin, x)),
+        ("first(params, x) is not linear in the params", sum(received), moved),
+    ):
+        scale = jnp.max(jnp.abs(expected)) + sum(jnp.max(jnp.abs(part)) for part in received)
+        if jnp.max(jnp.abs(found - expected)) > 1e-3 * scale:
+            raise ValueError(f"{type(model).__name__}: {name}; mend it, or leave first and rest away")
+
+
 def chunk_size(model: Model, params: Any, x: np.ndarray, num_axes: int, num_params: int) -> int:
     """Examples at a time: their pre-activations fit the cache, unless adding up the params would then take longer.
 
@@ -230,6 +268,11 @@ def chunk_size(model: Model, params: Any, x: np.ndarray, num_axes: int, num_para
         size = objective.chunk_examples(model, params, x.shape, 1)
     size = min(len(x), max(1, size))
     return -(-len(x) // -(-len(x) // size))
+
+
+def frozen(values: Mapping[str, np.ndarray]) -> Values:
+    """A mapping of float64 arrays that nobody can write to."""
+    return MappingProxyType({name: _sealed(array) for name, array in values.items()})
 
 
 @objective.cache_compiled
@@ -316,10 +359,6 @@ def _square(coordinates: np.ndarray, squares: tuple[float, np.ndarray, np.ndarra
     """|theta|^2 at relative coordinates: directions are orthogonal."""
     own, cross, lengths = squares
     return own + 2 * coordinates @ cross + np.square(coordinates) @ lengths
-
-
-def _frozen(values: Row) -> Values:
-    return MappingProxyType({name: _sealed(array) for name, array in values.items()})
 
 
 def _sealed(array: np.ndarray) -> np.ndarray:

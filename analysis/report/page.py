@@ -1,6 +1,5 @@
 """The report of one run."""
 
-import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,12 @@ import numpy as np
 from analysis.figures import style
 from analysis.report import render
 from analysis.report.findings import Finding, Findings, dumps, finding, loads
+from analysis.report.interactive import NAME as SURFACE
 from analysis.report.interactive import write_interactive
 from analysis.report.section import Content, Section, Tell
 from analysis.report.sections import SECTIONS
-from analysis.statistics import LEVEL
+from analysis.statistics import LEVEL, interval_seeds
+from wspace import store
 from wspace.run import Run
 
 
@@ -57,6 +58,9 @@ def write_report(
     findings = loads(dumps(findings))  # the page knows what the file knows
     out = out or run.path / "report"
     surface = write_interactive(run, out, tell=tell) if interactive else None
+    if surface is None:
+        with store.writing(out):
+            (out / SURFACE).unlink(missing_ok=True)  # one of an earlier report would not belong to this one
     html = render.render("report.html.j2", findings, images, chapters=chapters, surface=surface and surface.name)
     return render.write(out, html, findings, images)
 
@@ -74,11 +78,6 @@ def summary(run: Run) -> dict[str, Finding]:
         "interval_level": finding(round(100 * LEVEL), unit="%"),
         "interval_seeds": finding(interval_seeds()),
     }
-
-
-def interval_seeds() -> int:
-    """Fewest seeds n whose whole range covers a median at LEVEL: 1 - 2^(1-n) >= LEVEL. Below, no interval is wide enough."""
-    return 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
 
 
 def _answer(section: Section, run: Run, tell: Tell) -> Chapter:

@@ -16,6 +16,7 @@ from wspace.run import Run
 from wspace.symmetry import act
 from wspace.tree import Params, pick
 
+EQUAL = 1e-6  # of the sum of two networks' lengths: closer ones are the same network up to rounding
 PLANES = {"raw": "as trained", "aligned": "aligned"}
 MOST_POINTS, FEWEST_POINTS = 51, 15  # along each axis of a plane
 PLANE_FLOPS = 2e12  # what one surface may cost: a quarter of a minute

@@ -14,10 +14,9 @@ from analysis.figures import style
 from analysis.figures import sweep as figures
 from analysis.report import render
 from analysis.report.findings import Finding, Findings, dumps, finding, loads
-from analysis.report.page import interval_seeds
 from analysis.report.section import Picture
 from analysis.similarity import distances
-from analysis.statistics import LEVEL, Estimate, median
+from analysis.statistics import LEVEL, Estimate, interval_seeds, median
 from analysis.training import metric_unit
 from wspace.run import Run
 
@@ -48,12 +47,16 @@ class Extra:
         title: of the figure.
         ylabel: quantity of the figure's upright axis; its unit is added.
         lines: label -> an estimate for each point in grid order, None where there is none.
+        caption: what the estimates are and what their intervals resample; prose without digits.
+        colors: label -> colour; default: those of the cycle.
     """
 
     name: str
     title: str
     ylabel: str
     lines: Mapping[str, Sequence[Estimate | None]]
+    caption: str
+    colors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def key(self, label: str) -> str:
         """Name of the finding behind a line."""
@@ -152,11 +155,11 @@ def _pictures(
     axis = max(numeric, key=lambda field: len(set(numeric[field])))
     others = [field for field in fields if field != axis]
     panels = [
-        (column.replace("_", "-"), COLUMNS[column], YLABELS[column], {"": column})
+        (column.replace("_", "-"), COLUMNS[column], YLABELS[column], {"": column}, "", {})
         for column in ("test_loss", "test_accuracy", "test_r_squared", "ratio_to_travelled")
-    ] + [(e.name, e.title, e.ylabel, {label: e.key(label) for label in e.lines}) for e in extras]
+    ] + [(e.name, e.title, e.ylabel, {label: e.key(label) for label in e.lines}, e.caption, e.colors) for e in extras]
     pictures = []
-    for name, title, ylabel, lines in panels:
+    for name, title, ylabel, lines, caption, colors in panels:
         groups: dict[str, list[tuple[float, Estimate]]] = {}
         for line, key in lines.items():
             for (values, _), found, place in zip(points, measured, numeric[axis], strict=True):
@@ -172,8 +175,9 @@ def _pictures(
         pictures.append(
             Picture(
                 f"sweep-{name}",
-                figures.summary(title, xlabel, ylabel, groups),
-                f"{'Ratio of medians' if name == 'ratio-to-travelled' else 'Median'} over the seeds of each point that "
+                figures.summary(title, xlabel, ylabel, groups, colors),
+                caption
+                or f"{'Ratio of medians' if name == 'ratio-to-travelled' else 'Median'} over the seeds of each point that "
                 "were trained to the end. Upright bars: intervals. Lines only guide the eye.",
                 f"Line chart of the median {title[0].lower() + title[1:]} against {_words(axis)}; the table holds its "
                 "numbers.",

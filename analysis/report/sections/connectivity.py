@@ -13,10 +13,10 @@ from analysis.connectivity.merge_tree import MergeTree, components, merge_tree, 
 from analysis.figures import connectivity as figures
 from analysis.figures import style
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, two_converged
-from analysis.report.shared import alignment_study, all_equal, converged_params, population_barriers
+from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
+from analysis.report.shared import EQUAL, alignment_study, all_equal, converged_params, population_barriers
 from analysis.similarity import median_over_pairs, pair_values
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, interval_seeds
 from analysis.threads import in_threads
 from analysis.training import metric_unit
 from wspace.run import Run
@@ -62,12 +62,14 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     trees = {way: merge_tree(found.top, np.diag(found.top)) for way, found in barriers.items()}
     paths = _paths(run, params, rng, tell)
     findings = _findings(barriers, every, unit, rng, ids) | _path_findings(paths, unit, rng)
+    findings["population"] = finding(int(run.converged().sum()), n=int(run.converged().sum()))
     hidden = bool(run.spec.model.hidden)
     return Content(
         findings=findings,
         headline=_headline(findings),
         says=tuple(_says(findings, hidden)),
-        shows="Barriers of the train loss on the straight lines between any two of {seeds} restarts ({pairs} in all)"
+        shows="Barriers of the train loss on the straight lines between any two of the first {seeds} of {population} "
+        "restarts ({pairs} in all)"
         + (
             ", as trained, aligned pair by pair by weight matching, and relabelled at random (the null)"
             if hidden
@@ -76,15 +78,28 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         + ". The trees say at which level of the loss restarts come into one component, when every step may be a straight "
         "line to any other restart. Curves with one free bend are trained between any two of {curve_seeds} restarts "
         "({curve_pairs} in all), their ends fixed.",
-        reads="A barrier is the height above the chord. Restarts that are joined low in a tree are connected by a chain of "
-        "low lines. A random relabelling leaves every function as it is: where it draws the same tree, the tree shows "
-        "labels, not functions. Where the straight line passes high and the curve low, the barrier is one of the line, "
+        reads="A barrier is the height above the chord, unless said otherwise. Restarts that are joined low in a tree are "
+        "connected by a chain of low lines. "
+        + (
+            "A random relabelling leaves every function as it is: where it draws the same tree, the tree shows labels, not "
+            "functions. "
+            if hidden
+            else ""
+        )
+        + "Where the straight line passes high and the curve low, the barrier is one of the line, "
         "not of the landscape. Losses along curves are by arc length.",
         limits="Only lines between these restarts, and curves with one bend, were tried: other paths may be lower, so every "
-        "barrier and every merge is an upper bound. Two components are not two basins, and nothing here is certified to be "
-        "a minimum. The number of components grows with the number of restarts. A curve has been fitted to the train "
-        "loss; it is not a straight line to compare lengths with. Lines have {alphas} points and finer ones around each "
-        "maximum. Pairs share restarts, so intervals resample restarts.",
+        "barrier and every merge is an upper bound, but for peaks narrower than the spacing of the points. Two components "
+        "are not two basins, and nothing here is certified to be a minimum. The number of components grows with the number "
+        "of restarts. Curves are fitted to the train loss for a fixed number of steps: a barrier that remains may be one "
+        "of fitting, and on the test loss there is none that they avoid on purpose. Lines have {alphas} points and finer "
+        "ones around each maximum. Pairs share restarts, so intervals resample restarts."
+        + (
+            " With so few restarts, take the intervals of curves as too narrow."
+            if findings["curve_seeds"]["value"] < interval_seeds()
+            else ""
+        )
+        + " Numbers that come from the whole graph (through others, joined, groups) have no interval.",
         pictures=tuple(_pictures(barriers, trees, paths, ids, unit, findings)),
     )
 
@@ -102,7 +117,7 @@ def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Pa
         matches = alignment_study(run, tell).matches
         moved = [act(run.model.symmetry, matches.element[i, j], pick(params, j)) for i, j in members.tolist()]
         ends["aligned"] = jax.tree.map(lambda *leaves: np.stack(leaves), *moved)
-    l2 = run.spec.objective.l2
+    l2, norms = run.spec.objective.l2, _norms(a) + _norms(b)
     lines: dict[str, list[Line | None]] = {}
     for name, others in ends.items():
         tell(f"lines, {name}")
@@ -120,8 +135,13 @@ def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Pa
             progress=lambda text, shape=shape: tell(f"curves, {shape}: {text}"),
         )  # fmt: skip
         lines[shape] = curve_lines(run.model, run.loss_kind, a, b, run.data, curves, l2=l2, num_alphas=CURVE_ALPHAS)
-        lengths[shape] = curves.detour
+        lengths[shape] = np.where(curves.distance > EQUAL * norms, curves.detour, np.nan)  # not of equal ends
     return Paths(members, lines, lengths)
+
+
+def _norms(params: Params) -> np.ndarray:
+    """|theta| of stacked networks."""
+    return np.sqrt(sum(np.square(np.float64(x)).reshape(len(x), -1).sum(axis=1) for x in jax.tree.leaves(params)))
 
 
 def fit_flops(num_params: int) -> float:
@@ -154,6 +174,7 @@ def _findings(
     for way, found in barriers.items():
         findings |= {
             f"{way}_train": finding(median_over_pairs(found.chord, rng=rng, unit=unit)),
+            f"{way}_train_mean": finding(median_over_pairs(found.mean, rng=rng, unit=unit)),
             f"{way}_test": finding(median_over_pairs(every[way]["test_loss"].chord, rng=rng, unit=unit)),
             f"{way}_through_others": finding(median_over_pairs(through_others(found.chord), rng=rng, unit=unit))
             | {"ci": None},
@@ -176,7 +197,9 @@ def _path_findings(paths: Paths, unit: str, rng: np.random.Generator) -> dict[st
         "curve_seeds": finding(num, n=num),
         "curves_diverged": finding(sum(line is None for lines in paths.lines.values() for line in lines), n=num),
     }
-    for name, lines in paths.lines.items():
+    fitted = [all(lines[k] is not None for lines in paths.lines.values()) for k in range(len(paths.members))]
+    for name, every in paths.lines.items():
+        lines = [line if kept else None for line, kept in zip(every, fitted, strict=True)]  # the same pairs for all
         for split in ("train", "test"):
             heights = np.array([np.nan if x is None else x.barriers[f"{split}_loss"].chord for x in lines])
             if np.isfinite(heights).any():
@@ -197,6 +220,7 @@ def _headline(findings: dict[str, Finding]) -> str:
 
 
 def _says(findings: dict[str, Finding], hidden: bool):
+    groups = lambda way: plural(findings[f"{way}_components"]["value"], "group", "groups")  # noqa: E731
     yield (
         "On the straight lines between {seeds} restarts the median barrier of the train loss is {raw_train} as trained"
         + (
@@ -205,9 +229,11 @@ def _says(findings: dict[str, Finding], hidden: bool):
             if hidden
             else ", and {raw_test} on the test loss."
         )
+        + " Above the mean of the ends instead of the chord, it is {raw_train_mean} on the train loss"
+        + (", {weights_train_mean} aligned and {random_train_mean} relabelled at random." if hidden else ".")
     )
     through = (
-        "Going through other restarts, line by line, the median falls to {raw_through_others} as trained"
+        "Going through other restarts, line by line, the median is {raw_through_others} as trained"
         + (" and {weights_through_others} aligned. " if hidden else ". ")
         if findings["seeds"]["value"] > 2
         else ""
@@ -216,7 +242,8 @@ def _says(findings: dict[str, Finding], hidden: bool):
         through
         + "All restarts hang together once barriers of {raw_joined} are no obstacle"
         + (", aligned of {weights_joined}" if hidden else "")
-        + ". At a tenth of the median barrier as trained, {threshold}, they fall into {raw_components} groups"
+        + ". At a tenth of the median barrier as trained, {threshold}, they fall into {raw_components} "
+        + groups("raw")
         + (", aligned into {weights_components}, relabelled at random into {random_components}." if hidden else ".")
     )
     if "path_bezier_train" in findings:
@@ -227,8 +254,13 @@ def _says(findings: dict[str, Finding], hidden: bool):
             + (", a chain of two segments of {path_polygon_train} and {path_polygon_test}" if polygon else "")
             + "; the straight lines between the same restarts have {path_straight_train} and {path_straight_test}"
             + (", aligned {path_aligned_train} and {path_aligned_test}" if "path_aligned_train" in findings else "")
-            + ". The curves are {path_bezier_length} times as long as the straight lines"
-            + (" (the chains {path_polygon_length} times)." if polygon else ".")
+            + "."
+            + (
+                " The curves are {path_bezier_length} times as long as the straight lines"
+                + (" (the chains {path_polygon_length} times)." if "path_polygon_length" in findings else ".")
+                if "path_bezier_length" in findings
+                else ""
+            )
         )
     if findings["curves_diverged"]["value"]:
         yield "Fitting did not succeed for {curves_diverged} curves, whose loss was not finite; they are left out."
@@ -283,10 +315,11 @@ def _pictures(
     labels = {
         "straight": ("straight, as trained", style.INIT),
         "aligned": ("straight, aligned", style.END),
-        "bezier": ("Bézier curve, as trained", style.TRAIN),
+        "bezier": ("Bézier curve, as trained", style.CYCLE[6]),
         "polygon": ("two segments, as trained", style.CYCLE[4]),
     }
-    kept = {name: [line for line in lines if line is not None] for name, lines in paths.lines.items()}
+    fitted = [k for k in range(len(paths.members)) if all(lines[k] is not None for lines in paths.lines.values())]
+    kept = {name: [line for k in fitted if (line := lines[k]) is not None] for name, lines in paths.lines.items()}
     if all(kept.values()):
         alphas = next(iter(kept.values()))[0].alphas
         drawn = {labels[n][0]: (np.stack([x.values["train_loss"] for x in kept[n]]), labels[n][1]) for n in kept}

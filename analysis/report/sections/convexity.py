@@ -1,19 +1,22 @@
 """Section: Jensen's inequality on many segments and triangles, with a convex control."""
 
+import dataclasses
+
 import numpy as np
 
 from analysis.connectivity.convexity import Violations, last_layer_control, segments, triples
 from analysis.figures import style
 from analysis.figures.strips import Strip, strips
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, two_converged
-from analysis.report.shared import alignment_study, all_equal, converged_params, population_barriers
+from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
+from analysis.report.shared import EQUAL, alignment_study, all_equal, converged_params, population_barriers
 from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.symmetry import act
 
 TRIPLE_FLOPS = 1e12  # what the triangles of one kind may cost: a quarter of a minute
 TRIPLE_EVALUATIONS = 13
+LINE_FLOPS = 1e13  # what the control may cost, counted as triangles are
 MOST_TRIPLES, FEWEST_TRIPLES, MOST_CONTROLS = 200, 5, 40
 
 LABELS = {
@@ -35,8 +38,10 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             says=("All {seeds} restarts have equal weights: no segment lies between them.",),
         )
     unit = metric_unit("train_loss", run.loss_kind)
-    results = _measure(run, rng, tell, unit)
+    results, coincide = _measure(run, rng, tell, unit)
     findings: dict[str, Finding] = {}
+    if coincide:
+        findings["coincide"] = finding(coincide, n=len(ids))
     for name, found in results.items():
         findings |= {
             f"{name}_share": finding(found.share),
@@ -48,8 +53,8 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     hidden = bool(run.spec.model.hidden)
     return Content(
         findings=findings,
-        headline=_headline(hidden),
-        says=tuple(_says(results, hidden)),
+        headline=_headline(results, hidden),
+        says=tuple(_says(results, hidden, coincide)),
         shows="How far the training objective rises above the chord between two restarts, and above the plane through the "
         "losses of three, at points strictly inside; exact on all train examples, in double precision"
         + (
@@ -75,22 +80,32 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
                 ),
                 "One dot a sample; upright line: median over samples; bar below it: interval, resampling seeds.",
                 "Rows of dots: the excess over segments, median {segments_raw_median} as trained"
-                + (" and {segments_aligned_median} aligned; the control lies at or below zero." if hidden else "."),
+                + (" and {segments_aligned_median} aligned" if "segments_aligned" in results else "")
+                + ("; the control reaches {control_largest} at most." if "control" in results else "."),
             ),
         ),
     )  # fmt: skip
 
 
-def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> dict[str, Violations]:
-    l2 = run.spec.objective.l2
+def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> tuple[dict[str, Violations], int]:
+    """What was found, and how many aligned pairs are left out because they are equal up to rounding."""
+    l2, coincide = run.spec.objective.l2, 0
     _, params, barriers = population_barriers(run, tell)
     results = {"segments_raw": segments(barriers["raw"]["train_objective"], rng=rng, unit=unit)}
     num = len(barriers["raw"]["train_objective"].chord)
     populations = {"raw": params}
     if run.spec.model.hidden:
-        results["segments_aligned"] = segments(barriers["weights"]["train_objective"], rng=rng, unit=unit)
-        universe = alignment_study(run, tell).universe
-        populations["aligned"] = act(run.model.symmetry, universe.element, params)
+        study = alignment_study(run, tell)
+        norms = np.sqrt(np.diag(study.matches.raw))
+        equal = study.geometry["aligned"].distance <= EQUAL * np.add.outer(norms, norms)
+        np.fill_diagonal(equal, False)
+        coincide, aligned = int(equal.sum()) // 2, barriers["weights"]["train_objective"]
+        if coincide:
+            aligned = dataclasses.replace(aligned, chord=np.where(equal, np.nan, aligned.chord))
+        if aligned.measured.any():
+            results["segments_aligned"] = segments(aligned, rng=rng, unit=unit)
+        if not coincide:
+            populations["aligned"] = act(run.model.symmetry, study.universe.element, params)
     each = 2.0 * run.layout.size * (len(run.data.x_train) + len(run.data.x_test)) * TRIPLE_EVALUATIONS
     possible = num * (num - 1) * (num - 2) // 6
     wanted = min(possible, int(np.clip(TRIPLE_FLOPS // each, FEWEST_TRIPLES, MOST_TRIPLES)))
@@ -103,39 +118,49 @@ def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> dict[
             )  # fmt: skip
     if run.spec.model.hidden:
         results["control"] = last_layer_control(
-            run.model, run.loss_kind, params, run.data, num_pairs=min(num * (num - 1), MOST_CONTROLS, max(2, wanted)),
+            run.model, run.loss_kind, params, run.data,
+            num_pairs=min(num * (num - 1), int(np.clip(LINE_FLOPS // each, 4, MOST_CONTROLS))),
             rng=np.random.default_rng(seed), l2=l2, path=run.path / "convexity" / "control", progress=tell,
         )  # fmt: skip
-    return results
+    return results, coincide
 
 
-def _headline(hidden: bool) -> str:
+def _headline(results: dict[str, Violations], hidden: bool) -> str:
     if not hidden:
         return (
             "This model's objective is convex in its weights, and Jensen's inequality is violated on {segments_raw_share} "
             "of the segments between restarts."
         )
     return (
-        "Jensen's inequality is violated on {segments_raw_share} of the segments between restarts, and on "
-        "{segments_aligned_share} of them after alignment ({segments_raw_samples:n} seeds)."
+        "Jensen's inequality is violated on {segments_raw_share} of the segments between restarts"
+        + (", and on {segments_aligned_share} of them after alignment" if "segments_aligned" in results else "")
+        + " ({segments_raw_samples:n} seeds)."
     )
 
 
-def _says(results: dict[str, Violations], hidden: bool):
+def _says(results: dict[str, Violations], hidden: bool, coincide: int):
+    many = lambda name, one, more: plural(len(results[name].excess), one, more)  # noqa: E731
     yield (
-        "Of {segments_raw_samples} segments between restarts, {segments_raw_share} violate Jensen's inequality by more than "
-        "rounding; the median height above the chord is {segments_raw_median}, the largest {segments_raw_largest}"
+        f"Of {{segments_raw_samples}} {many('segments_raw', 'segment', 'segments')} between restarts, "
+        "{segments_raw_share} violate Jensen's inequality by more than rounding; the median height above the chord is "
+        "{segments_raw_median}, the largest {segments_raw_largest}."
         + (
-            ". Aligned, {segments_aligned_share} do, with a median of {segments_aligned_median} and at most "
+            " Aligned, {segments_aligned_share} do, with a median of {segments_aligned_median} and at most "
             "{segments_aligned_largest}."
-            if hidden
-            else "."
+            if "segments_aligned" in results
+            else ""
+        )
+        + (
+            f" {{coincide}} aligned {plural(coincide, 'pair is', 'pairs are')} equal up to rounding and left out: no "
+            "segment lies between them."
+            if coincide
+            else ""
         )
     )
     if "triples_raw" in results:
         yield (
-            "Of {triples_raw_samples} triangles between three restarts, {triples_raw_share} violate it, with a median "
-            "height of {triples_raw_median}"
+            f"Of {{triples_raw_samples}} {many('triples_raw', 'triangle', 'triangles')} between three restarts, "
+            "{triples_raw_share} violate it, with a median height of {triples_raw_median}"
             + (
                 "; aligned, {triples_aligned_share}, with a median of {triples_aligned_median}."
                 if "triples_aligned" in results
@@ -144,8 +169,7 @@ def _says(results: dict[str, Violations], hidden: bool):
         )
     if "control" in results:
         yield (
-            "Control: with only the last layer changed, {control_share:value} of {control_samples} segments are violated, "
-            "as it has to be."
+            "Control: with only the last layer changed, {control_share} of {control_samples} segments are violated."
             if results["control"].share.value == 0
             else "Control failed: with only the last layer changed the objective is convex, and yet {control_share} of "
             "{control_samples} segments are violated. Distrust this section."

@@ -9,7 +9,7 @@ from analysis.figures import landscape as figures
 from analysis.landscape import Surface, slices
 from analysis.landscape.slices import Slices
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, some_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.report.shared import PLANES, restart_surfaces
 from analysis.statistics import Estimate
 from analysis.training import metric_unit
@@ -35,23 +35,32 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         findings=findings,
         headline=_headline(findings, surfaces),
         says=tuple(_says(findings, surfaces, len(ids))),
-        shows=_shows(surfaces),
-        reads="Each colour is a range of losses; ranges grow by equal factors where the scale is logarithmic. The planes "
-        "share scale and extent, and pass through the marked restarts exactly. Distances are those of weight space; the "
-        "upper edge counts the distance between the first two marked restarts as one. On the random lines a step of one is "
-        "as large as the weights, unit by unit, and biases stay (filter normalisation), so that networks of other scales "
-        "can be compared.",
+        shows=_shows(findings, surfaces),
+        reads=(
+            "Each colour is a range of losses; ranges grow by equal factors where the scale is logarithmic. The planes "
+            "share scale and extent, and pass through the marked restarts. Distances are those of weight space; the upper "
+            "edge counts the distance between the first two marked restarts as one. "
+            if surfaces
+            else ""
+        )
+        + "On the random lines a step of one is as large as the weights, unit by unit, and biases stay (filter "
+        "normalisation), so that networks of other scales can be compared.",
         limits="A plane is a sample of a space of {num_params} dimensions: what looks like a wall here may have a way "
-        "around it, and what looks like a valley may be one of many. Random directions are nearly at right angles to "
-        "every direction that matters, and see averages of curvature. "
+        "around it, and what looks like a valley may be one of many. Random directions see averages over all directions, "
+        "not the steepest. "
         + (
             "The scale ends at {scale_end:value}; above, the height of the loss is not drawn ({clipped} of the points). "
             if surfaces
             else ""
         )
+        + (
+            "What lies below the scale is black ({below} of the points), and a gap in the relief. "
+            if surfaces and findings["below"]["value"]
+            else ""
+        )
         + "Losses are without the weight penalty, in single precision, exact on all examples. A low place on a picture is "
         "not certified to be a minimum.",
-        pictures=tuple(_pictures(surfaces, lines, unit)),
+        pictures=tuple(_pictures(findings, surfaces, lines, unit)),
     )
 
 
@@ -73,8 +82,9 @@ def _surface_findings(run: Run, ids: list[int], surfaces: dict[str, Surface], un
     stored = run.metrics["train_loss"][np.flatnonzero(run.converged())[:3], -1].astype(np.float64)
     scale = figures.shared_scale(list(surfaces.values()), "train_loss")
     drawn = np.concatenate([s.values["train_loss"].ravel() for s in surfaces.values()])
-    mismatch = max(float(np.max(np.abs(s.anchors["train_loss"] - stored))) for s in surfaces.values())
-    agree = all(np.allclose(s.anchors["train_loss"], stored, RELATIVE, ABSOLUTE) for s in surfaces.values())
+    found = [values["train_loss"] for s in surfaces.values() for values in (s.anchors, s.projected)]
+    mismatch = max(float(np.max(np.abs(losses - stored))) for losses in found)
+    agree = all(np.allclose(losses, stored, RELATIVE, ABSOLUTE) for losses in found)
     findings |= {
         "plane_seeds": finding([str(seed) for seed in ids[:3]], n=3),
         "points": finding(len(drawn) // len(surfaces)),
@@ -82,8 +92,14 @@ def _surface_findings(run: Run, ids: list[int], surfaces: dict[str, Surface], un
         "anchors_agree": finding(agree, n=3),
         "scale_end": finding(Estimate(float(scale.edges[-1]), None, 3, unit)),
         "clipped": finding(Estimate(float(np.mean(drawn > scale.edges[-1])), None, 3, "share")),
+        "below": finding(Estimate(float(np.mean(drawn < scale.edges[0])), None, 3, "share")),
         "not_finite": finding(Estimate(float(np.mean(~np.isfinite(drawn))), None, 3, "share")),
     }
+    if "aligned" in surfaces:
+        signs = run.model.symmetry.sign
+        findings["relabelling"] = finding(
+            "permutations and signs of hidden units" if signs else "permutations of hidden units"
+        )
     for way, surface in surfaces.items():
         findings[f"{way}_side"] = finding(Estimate(float(surface.plane.lengths[0]), None, 3, ""))
         for split in ("train", "test"):
@@ -138,11 +154,11 @@ def _says(findings: dict[str, Finding], surfaces: dict[str, Surface], num: int):
             + " At the restarts the largest train loss is {raw_train_anchors}."
         )
         yield (
-            "Check: the losses at the marked restarts agree with those stored in training (largest difference "
-            "{anchor_mismatch})."
+            "Check: the losses at the marked restarts, from their own weights and where the planes have them, agree with "
+            "those stored in training (largest difference {anchor_mismatch})."
             if findings["anchors_agree"]["value"]
-            else "Check failed: the losses at the marked restarts differ from those stored in training by up to "
-            "{anchor_mismatch}. Distrust this section."
+            else "Check failed: the losses at the marked restarts, or where the planes have them, differ from those stored "
+            "in training by up to {anchor_mismatch}. Distrust this section."
         )
     elif num < 3:
         yield "A plane takes three restarts; there are fewer, so only lines are drawn."
@@ -150,7 +166,8 @@ def _says(findings: dict[str, Finding], surfaces: dict[str, Surface], num: int):
         yield "The first three restarts lie on one line or are equal: no plane passes through them."
     if "train_rise_half" in findings:
         yield (
-            "On {slices} random lines through {slice_seeds} restarts the train loss rises by a median of {train_rise_half} "
+            f"On {{slices}} random lines through {{slice_seeds}} {_restarts(findings)} the train loss rises by a median of "
+            "{train_rise_half} "
             "at half the size of the weights"
             + (" and of {train_rise_one} at their whole size" if "train_rise_one" in findings else "")
             + "; it falls below its value at the restart somewhere on {train_lower} of the lines."
@@ -166,19 +183,33 @@ def _at_the_mean(findings: dict[str, Finding], way: str) -> str:
     return where + f"the train loss is {{{way}_train_mean}} and the test loss {{{way}_test_mean}}."
 
 
-def _shows(surfaces: dict[str, Surface]) -> str:
+def _restarts(findings: dict[str, Finding]) -> str:
+    return plural(findings["slice_seeds"]["value"], "restart", "restarts")
+
+
+def _mean_of(findings: dict[str, Finding], way: str) -> str:
+    return f"{{{way}_train_mean}}" if f"{way}_train_mean" in findings else "not finite"
+
+
+def _shows(findings: dict[str, Finding], surfaces: dict[str, Surface]) -> str:
     planes = (
         "The train loss at {points} points of the plane through three restarts"
-        + (", and of the plane through the same three with their units relabelled" if "aligned" in surfaces else "")
+        + (
+            ", and of the plane through the same three, the second and the third aligned to the first by weight matching ("
+            "{relabelling})"
+            if "aligned" in surfaces
+            else ""
+        )
         + ". " if surfaces else ""
     )  # fmt: skip
     return planes + (
-        "Train and test loss on {slices} lines in random directions through {slice_seeds} restarts: what is common to many "
+        f"Train and test loss on {{slices}} lines in random directions through {{slice_seeds}} {_restarts(findings)}: what "
+        "is common to many "
         "slices, and how much they differ."
     )
 
 
-def _pictures(surfaces: dict[str, Surface], lines: Slices, unit: str):
+def _pictures(findings: dict[str, Finding], surfaces: dict[str, Surface], lines: Slices, unit: str):
     label = f"train loss ({unit})"
     scale = figures.shared_scale(list(surfaces.values()), "train_loss") if surfaces else None
     for way, surface in surfaces.items():
@@ -189,22 +220,21 @@ def _pictures(surfaces: dict[str, Surface], lines: Slices, unit: str):
             f"Train loss on the plane through three restarts, {PLANES[way]}. White shapes: the restarts. The palest colour "
             "lies above the scale, which both planes share. One plane of one triple.",
             f"Contour map of the train loss on the plane through three restarts, {PLANES[way]}; at their mean it is "
-            f"{{{way}_train_mean}}.",
+            f"{_mean_of(findings, way)}.",
         )
     if scale is not None:
         yield Picture(
             "relief",
             figures.relief(surfaces["raw"], "train_loss", label, scale, "The first plane as a relief"),
             "The train loss of the first plane as height, cut off where the scale ends. White shapes: the restarts.",
-            "Relief of the train loss on the plane through three restarts as trained: low at the restarts, high between "
-            "them, {raw_train_mean} at their mean." if "aligned" in surfaces else
-            "Relief of the train loss on the plane through three restarts, {raw_train_mean} at their mean.",
+            "Relief of the train loss on the plane through three restarts as trained: at most {raw_train_anchors} at the "
+            f"restarts, {_mean_of(findings, 'raw')} at their mean.",
         )  # fmt: skip
     splits = {split: lines.bands(f"{split}_loss") for split in ("train", "test")}
     yield Picture(
         "slices",
         figures.bands(lines.positions, splits, f"loss ({unit})"),
-        "Loss on random lines through every restart: quantiles over all {slices} lines of {slice_seeds} restarts. Bands say "
+        "Loss on random lines through every restart: quantiles over all {slices} lines. Bands say "
         "how much slices differ; they are no intervals.",
         "Line chart of train and test loss against the relative distance from the restart, median and bands"
         + ("; the median train loss has risen by {train_rise_half} at half a step." if _risen(lines) else "."),

@@ -120,7 +120,14 @@ def surface(*, hole=False, rise=1.0):
     values = np.exp(rise * (axes[0][:, None] ** 2 + axes[1] ** 2)) - 0.9
     if hole:
         values[0, 0], values[-1, -1] = np.inf, np.nan
-    return Surface(plane, axes, {"train_loss": values}, {"train_loss": np.array([0.2, 0.3])}, "float32")
+    return Surface(
+        plane,
+        axes,
+        {"train_loss": values},
+        {"train_loss": np.array([0.2, 0.3])},
+        {"train_loss": np.array([0.2, 0.31])},
+        "float32",
+    )
 
 
 def contours(shown):
@@ -559,10 +566,17 @@ def test_surfaces_share_a_scale_that_ends_below_the_highest_values():
 
 def test_a_scale_without_finite_or_without_positive_values_is_linear():
     empty = surface()
-    nothing = Surface(empty.plane, empty.axes, {"train_loss": np.full((9, 9), np.nan)}, empty.anchors, "float32")
+    nothing = Surface(
+        empty.plane, empty.axes, {"train_loss": np.full((9, 9), np.nan)}, empty.anchors, empty.projected, "float32"
+    )
     assert not landscape_figures.shared_scale([nothing], "train_loss").log
     signed = Surface(
-        empty.plane, empty.axes, {"train_loss": empty.values["train_loss"] - 0.5}, empty.anchors, "float32"
+        empty.plane,
+        empty.axes,
+        {"train_loss": empty.values["train_loss"] - 0.5},
+        empty.anchors,
+        empty.projected,
+        "float32",
     )
     assert not landscape_figures.shared_scale([signed], "train_loss").log
     contours(nothing)

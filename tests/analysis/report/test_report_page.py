@@ -10,10 +10,9 @@ from report_pages import HOSTILE, Page, altered, check_alone, check_numbers, tex
 
 from analysis.report import write_report
 from analysis.report.findings import finding
-from analysis.report.page import interval_seeds
 from analysis.report.section import Content, Picture, Section, anything
 from analysis.report.sections import SECTIONS, alignment
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, interval_seeds
 from wspace.errors import StoreError
 from wspace.run import open_run
 from wspace.train import train
