@@ -133,7 +133,11 @@ def pair_barriers(
         "pairs": "all" if pairs is None else np.packbits(np.triu(wanted, 1)).tobytes().hex(),
     }  # fmt: skip
     clock, total = Clock(np.triu(wanted, 1).sum(axis=1)[:-1]), int(np.triu(wanted, 1).sum())
-    tell = lambda done, _: progress(f"barriers of {clock.done(done)} of {total} pairs, {clock.left(done):.0f} s left")  # noqa: E731
+
+    def tell(done: int, of: int) -> None:
+        del of
+        progress(f"barriers of {clock.done(done)} of {total} pairs, about {clock.left(done):.0f} s left")
+
     rows = pair_rows(path, whole | dict(settings or {}), num, clock.timed(compute), tell)
     names = dict.fromkeys(key.partition("/")[0] for row in rows for key in row)
     return {name: {loss: _matrices(rows, f"{name}/{loss}", num) for loss in LOSSES} for name in names}

@@ -327,7 +327,7 @@ def _measured(
 
     def tell(done: int, of: int) -> None:
         del of
-        progress(f"convexity on {clock.done(done)} of {len(members)} {what}, {clock.left(done):.0f} s left")
+        progress(f"convexity on {clock.done(done)} of {len(members)} {what}, about {clock.left(done):.0f} s left")
 
     rows = keep_rows(path, settings, len(blocks), clock.timed(compute), tell)
     return np.concatenate([row["excess"] for row in rows]), np.concatenate([row["tolerance"] for row in rows])

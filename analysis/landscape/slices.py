@@ -125,7 +125,7 @@ def slices(
         "dtype": dtype,
     }  # fmt: skip
     clock = Clock([1] * num_seeds)
-    tell = lambda done, of: progress(f"slices of {done} of {of} networks, {clock.left(done):.0f} s left")  # noqa: E731
+    tell = lambda done, of: progress(f"slices of {done} of {of} networks, about {clock.left(done):.0f} s left")  # noqa: E731
     rows = keep_rows(path, settings, num_seeds, clock.timed(compute), tell)
     values = {name: np.stack([row[name] for row in rows]) for name in names}
     return Slices(positions, np.stack([row["lengths"] for row in rows]), frozen(values))

@@ -144,7 +144,7 @@ def evaluate(
 
     def tell(done: int, of: int) -> None:
         del of
-        progress(f"{min(num, clock.done(done))} of {num} points, {clock.left(done):.0f} s left")
+        progress(f"{min(num, clock.done(done))} of {num} points, about {clock.left(done):.0f} s left")
 
     def compute(row: int) -> Row:
         if row < len(lines):

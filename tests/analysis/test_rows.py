@@ -1,4 +1,8 @@
+import dataclasses
+import importlib.util
 import json
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -51,7 +55,7 @@ def test_rows_are_computed_in_order_and_told(tmp_path, kept):
     assert seen == [(1, 3), (2, 3), (3, 3)]
     if kept:
         assert set(files(tmp_path / "a" / "b")) == {"rows.json", *(f"row-0000{i}.npz" for i in range(3))}
-        assert json.loads((tmp_path / "a" / "b" / "rows.json").read_text()) == SETTINGS
+        assert json.loads((tmp_path / "a" / "b" / "rows.json").read_text()) == SETTINGS | {"wspace": version("wspace")}
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 2])
@@ -146,9 +150,36 @@ def test_a_model_is_described_by_its_own_repr_or_not_at_all():
     class Bare:
         pass
 
-    assert describe(MLP((2, 3))) == repr(MLP((2, 3)))
-    with pytest.raises(ValueError, match="Bare has no __repr__ of its own"):
-        describe(Bare())
+    @dataclasses.dataclass(frozen=True)
+    class Held:
+        phi: object
+
+    assert repr(MLP((2, 3))) in describe(MLP((2, 3)))
+    assert describe(MLP((2, 3))) != describe(MLP((2, 4)))
+    assert describe(Held(1)) == describe(Held(1))
+    for model in (Bare(), Held(lambda x: x)):
+        with pytest.raises(ValueError, match="holds an address"):
+            describe(model)
+
+
+def test_a_class_that_was_edited_is_another_model(tmp_path, monkeypatch):
+    found = []
+    for number, body in enumerate(("x", "2 * x")):
+        path = tmp_path / f"v{number}" / "own.py"
+        path.parent.mkdir()
+        path.write_text(
+            "import dataclasses\n\n\n@dataclasses.dataclass(frozen=True)\nclass Own:\n"
+            f"    def apply(self, params, x):\n        return {body}\n"
+        )
+        spec = importlib.util.spec_from_file_location("own", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "own", module)
+        spec.loader.exec_module(module)
+        found.append(describe(module.Own()))
+    assert found[0].startswith("own.Own()")
+    assert found[0] != found[1]
 
 
 def test_the_clock_counts_only_rows_that_were_computed(tmp_path, monkeypatch):

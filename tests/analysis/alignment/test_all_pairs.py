@@ -187,7 +187,7 @@ def test_other_networks_another_matcher_or_another_symmetry_are_computed_anew(rn
 def test_a_folder_of_something_else_is_refused_and_left_alone(rng, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     counted = Counted()
-    with pytest.raises(StoreError, match=r"holds \['thesis.tex'\]: it is no folder of pairs"):
+    with pytest.raises(StoreError, match=r"holds \['thesis.tex'\]: it is no folder of rows"):
         matched(draw(MODEL, rng, (3,)), matcher=counted, path=tmp_path)
     assert counted.calls == 0
     assert [file.read_text() for file in tmp_path.iterdir()] == ["years of work"]

@@ -380,7 +380,7 @@ def test_what_was_computed_is_read_and_nothing_is_prepared(rng, tmp_path, monkey
     monkeypatch.setattr(surfaces, "_folded", None)
     for options in ({"progress": told.append}, {"chunk": 3, "num_threads": 1}):  # rounding is no other question
         assert_equal(first, run(**options))
-    assert len(told) == 5 + 3
+    assert len(told) == 5 + 3 + 1
     assert told[-1].startswith("25 of 25 points")
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -389,7 +389,7 @@ def test_an_interrupted_surface_goes_on_in_the_row_where_it_stopped(rng, tmp_pat
     data, (plane, axes) = classification(rng), small(rng, num=5, anchors=True)
     model, calls, told = MLP((3, 3)), count(monkeypatch), []
     whole = evaluate(model, "cross_entropy", plane, axes, data)
-    assert [len(c) for c in calls] == [5] * 5 + [1] * 3
+    assert [len(c) for c in calls] == [5] * 5 + [1] * 3 + [5]
     np.testing.assert_array_equal(np.concatenate(calls[:5]), list(itertools.product(*axes)))
 
     def stop(text):
@@ -403,7 +403,7 @@ def test_an_interrupted_surface_goes_on_in_the_row_where_it_stopped(rng, tmp_pat
     assert [text.split(",")[0] for text in told] == ["5 of 25 points", "10 of 25 points", "15 of 25 points"]
     calls.clear()
     assert_equal(whole, evaluate(model, "cross_entropy", plane, axes, data, path=tmp_path))
-    assert [len(c) for c in calls] == [5, 5, 1, 1, 1]
+    assert [len(c) for c in calls] == [5, 5, 1, 1, 1, 5]
     np.testing.assert_array_equal(np.concatenate(calls[:2])[:, 0], axes[0][[3] * 5 + [4] * 5])
 
 
@@ -481,7 +481,8 @@ def test_a_second_surface_of_the_same_shapes_traces_nothing_new(rng):
     @dataclasses.dataclass(frozen=True)
     class Counted(MLP):
         def rest(self, params, z):
-            traces.append(z.shape)
+            if len(z) > 2:  # two examples are looked at before
+                traces.append(z.shape)
             return super().rest(params, z)
 
     data = classification(rng)
@@ -524,3 +525,42 @@ def test_impossible_questions_are_refused(rng):
     for chunk in (0, -3):
         with pytest.raises(ValueError, match=f"chunk = {chunk}: at least one example"):
             run(chunk=chunk)
+
+
+def test_the_plane_is_measured_where_its_anchors_are_as_well(rng):
+    """On the plane both values agree; off it, the plane has those of the nearest point."""
+    data, (plane, axes) = classification(rng), small(rng, (3, 4, 3), num=3, anchors=True)
+    model = MLP((3, 4, 3))
+    far = jax.tree.map(lambda leaf: leaf + rng.standard_normal(leaf.shape), plane.origin)
+    plane = plane.marked({"far": far})
+    surface = evaluate(model, "cross_entropy", plane, axes, data, dtype="float64")
+    for name, projected in surface.projected.items():
+        np.testing.assert_allclose(projected[:-1], surface.anchors[name][:-1], rtol=1e-9)
+    nearest = plane.at(plane.anchors[-1].coordinates)
+    again = evaluate(model, "cross_entropy", plane.marked({"near": nearest}), axes, data, dtype="float64")
+    assert plane.anchors[-1].residual > 0.1
+    np.testing.assert_allclose(surface.projected["train_loss"][-1], again.anchors["train_loss"][-1], rtol=1e-9)
+    assert abs(surface.anchors["train_loss"][-1] - surface.projected["train_loss"][-1]) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "message"), [("first", "is not linear"), ("rest", "is not apply")])
+def test_a_first_layer_that_is_none_is_refused(rng, name, message):
+    class Wrong(MLP):
+        def first(self, params, x):
+            return super().first(params, x) + (name == "first")
+
+        def rest(self, params, z):
+            return super().rest(params, z - (name == "first")) + (name == "rest")
+
+    data, (plane, axes) = classification(rng), small(rng, (3, 4, 3), num=3)
+    with pytest.raises(ValueError, match=message):
+        evaluate(Wrong((3, 4, 3)), "cross_entropy", plane, axes, data)
+
+
+def test_an_origin_that_is_not_on_the_grid_has_no_value_there(rng):
+    data, (plane, _) = classification(rng), small(rng, num=3)
+    surface = evaluate(MLP((3, 3)), "cross_entropy", plane, (np.array([0.0, 1.0]), np.array([0.0, 3.0])), data)
+    np.testing.assert_equal(surface.centre["train_loss"], surface.values["train_loss"][0, 0])
+    shifted = evaluate(MLP((3, 3)), "cross_entropy", plane, (np.array([0.5, 1.0]), np.array([0.0, 3.0])), data)
+    with pytest.raises(ValueError, match="not on this grid"):
+        _ = shifted.centre
