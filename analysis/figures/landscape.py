@@ -71,9 +71,7 @@ def shared_scale(surfaces: Sequence[Surface], metric: str) -> Scale:
     return Scale(np.linspace(low, high, NUM_LEVELS + 1), False)
 
 
-def contours(
-    surface: Surface, metric: str, label: str, scale: Scale, title: str, half: tuple[float, float] | None = None
-) -> Figure:
+def contours(surface: Surface, metric: str, label: str, scale: Scale, title: str) -> Figure:
     """Filled contours over distances; anchors are marked; values above the scale and non-finite ones have own colours.
 
     Args:
@@ -82,7 +80,6 @@ def contours(
         label: of the colour bar, with unit.
         scale: the bins.
         title: of the panel.
-        half: half extents of the axes in distance, so that several panels agree; default: the surface's own.
 
     Raises:
         ValueError: the surface is over a line.
@@ -104,9 +101,8 @@ def contours(
     _bar(bar, scale, label)
     _anchors(axes, surface)
     axes.set_aspect("equal")
-    limits = half or (float(x[-1]), float(y[-1]))
-    axes.set_xlim(-limits[0], limits[0])
-    axes.set_ylim(-limits[1], limits[1])
+    axes.set_xlim(float(x[0]), float(x[-1]))
+    axes.set_ylim(float(y[0]), float(y[-1]))
     axes.grid(False)
     _distances(axes, surface)
     if not finite.all():

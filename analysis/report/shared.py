@@ -58,24 +58,17 @@ def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[s
 
     With hidden units the ways are those of `Study.barriers`; without, `raw` alone.
     """
-    ids, params = converged_params(run)
+    (ids, params), barriers = converged_params(run), None
     if run.spec.model.hidden:
         result = alignment_study(run, tell)
         rows, barriers = result.rows, result.barriers
     else:
         rows = np.arange(min(len(ids), affordable_seeds(run.layout.size, len(run.data.x_train) + len(run.data.x_test))))
-        some = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params)
-        found = barrier_matrices(
-            run.model,
-            run.loss_kind,
-            some,
-            run.data,
-            l2=run.spec.objective.l2,
-            path=run.path / "barriers",
-            progress=tell,
-        )
-        barriers = {"raw": found}
-    return [ids[row] for row in rows], jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params), barriers
+    some = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params)
+    if barriers is None:
+        l2, path = run.spec.objective.l2, run.path / "barriers"
+        barriers = {"raw": barrier_matrices(run.model, run.loss_kind, some, run.data, l2=l2, path=path, progress=tell)}
+    return [ids[row] for row in rows], some, barriers
 
 
 def restart_surfaces(run: Run, tell: Tell) -> dict[str, Surface]:

@@ -47,6 +47,11 @@ class Paths:
     lines: dict[str, list[Line | None]]
     lengths: dict[str, np.ndarray]
 
+    @property
+    def kept(self) -> list[int]:
+        """Positions of the pairs of which no curve diverged: all kinds of paths are compared on these."""
+        return [k for k in range(len(self.members)) if all(lines[k] is not None for lines in self.lines.values())]
+
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Barrier matrices, merge trees and curves."""
@@ -197,9 +202,8 @@ def _path_findings(paths: Paths, unit: str, rng: np.random.Generator) -> dict[st
         "curve_seeds": finding(num, n=num),
         "curves_diverged": finding(sum(line is None for lines in paths.lines.values() for line in lines), n=num),
     }
-    fitted = [all(lines[k] is not None for lines in paths.lines.values()) for k in range(len(paths.members))]
     for name, every in paths.lines.items():
-        lines = [line if kept else None for line, kept in zip(every, fitted, strict=True)]  # the same pairs for all
+        lines = [line if k in paths.kept else None for k, line in enumerate(every)]
         for split in ("train", "test"):
             heights = np.array([np.nan if x is None else x.barriers[f"{split}_loss"].chord for x in lines])
             if np.isfinite(heights).any():
@@ -318,8 +322,7 @@ def _pictures(
         "bezier": ("Bézier curve, as trained", style.CYCLE[6]),
         "polygon": ("two segments, as trained", style.CYCLE[4]),
     }
-    fitted = [k for k in range(len(paths.members)) if all(lines[k] is not None for lines in paths.lines.values())]
-    kept = {name: [line for k in fitted if (line := lines[k]) is not None] for name, lines in paths.lines.items()}
+    kept = {name: [line for k in paths.kept if (line := lines[k]) is not None] for name, lines in paths.lines.items()}
     if all(kept.values()):
         alphas = next(iter(kept.values()))[0].alphas
         drawn = {labels[n][0]: (np.stack([x.values["train_loss"] for x in kept[n]]), labels[n][1]) for n in kept}
