@@ -31,8 +31,7 @@ from analysis.connectivity import Curves, PairBarriers, Shape, curve_points, fit
 from analysis.connectivity.barriers import Route
 from analysis.report import write_report
 from analysis.report.findings import finding
-from analysis.similarity import median_over_pairs
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, median_over_pairs
 from wspace.monitor import Bar
 from wspace.run import Run
 from wspace.spec import (

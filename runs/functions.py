@@ -29,8 +29,7 @@ from rich.table import Table
 from analysis.landscape import principal_components, random_directions
 from analysis.report import write_report
 from analysis.report.findings import finding
-from analysis.similarity import median_over_pairs
-from analysis.statistics import Estimate, median
+from analysis.statistics import Estimate, median, median_over_pairs
 from wspace.monitor import Bar
 from wspace.run import Run
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedSpec, Spec, TrainSpec

@@ -21,8 +21,7 @@ from rich.table import Table
 
 from analysis.connectivity import barrier_matrices
 from analysis.report import write_report, write_sweep_report
-from analysis.similarity import median_over_pairs
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, median_over_pairs
 from wspace import spec as specs
 from wspace.monitor import Bar
 from wspace.run import Run

@@ -32,8 +32,7 @@ from analysis.connectivity import Path as Way
 from analysis.connectivity import pair_barriers, straight
 from analysis.report import write_report
 from analysis.report.findings import finding
-from analysis.similarity import median_over_pairs
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, median_over_pairs
 from wspace.monitor import Bar
 from wspace.run import Run
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedSpec, Spec, TrainSpec

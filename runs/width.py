@@ -25,8 +25,7 @@ from analysis.connectivity import pair_barriers, straight
 from analysis.figures import style
 from analysis.report import write_sweep_report
 from analysis.report.sweep import Extra
-from analysis.similarity import median_over_pairs
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, median_over_pairs
 from wspace import spec as specs
 from wspace.monitor import Bar
 from wspace.run import Run

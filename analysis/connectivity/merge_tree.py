@@ -13,8 +13,7 @@ from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import squareform
 
 from analysis.connectivity.line import TOLERANCE
-from analysis.similarity import pair_values
-from analysis.statistics import Estimate, bootstrap_seeds
+from analysis.statistics import Estimate, bootstrap_seeds, pair_values
 
 Matrix = Float[np.ndarray, "seed seed"]
 FEWEST = 4  # networks for an interval of the gain: of three, the median over pairs cannot be passed by

@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.similarity import Distances, pair_values
+from analysis.similarity import Distances
+from analysis.statistics import pair_values
 
 SIZE = (4.1, 3.3)
 FINE_BINS, BINS, FAR = 120, 48, 30.0

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import squareform
 from scipy.stats import binomtest
 
 from analysis.statistics import (
@@ -12,7 +13,9 @@ from analysis.statistics import (
     extreme_share,
     median,
     pair_median,
+    pair_values,
     quantile_bands,
+    ratio_over_pairs,
     tuple_mean,
 )
 
@@ -247,6 +250,24 @@ def test_the_interval_of_none_and_of_all_is_that_of_clopper_and_pearson(num):
         assert found is not None
         np.testing.assert_allclose(found, (expected.low, expected.high), rtol=1e-12)
     assert extreme_share(True, 1) is None
+
+
+def test_pair_values_are_the_pairs_in_order():
+    matrix = np.arange(16.0).reshape(4, 4)
+    assert pair_values(matrix).tolist() == [1, 2, 3, 6, 7, 11]
+    assert pair_values(matrix[:1, :1]).tolist() == []
+
+
+def test_a_ratio_over_pairs_is_one_of_medians_and_has_an_interval_over_seeds(rng):
+    above, below = (squareform(1 + rng.random(28)) for _ in range(2))
+    ratio = ratio_over_pairs(above, below, rng=rng, unit="share")
+    assert ratio.value == np.median(pair_values(above)) / np.median(pair_values(below))
+    assert ratio.ci is not None
+    assert ratio.ci[0] <= ratio.value <= ratio.ci[1]
+    assert (ratio.n, ratio.unit) == (8, "share")
+    assert ratio_over_pairs(3 * below, below, rng=rng).ci == pytest.approx((3, 3))
+    with pytest.raises(ValueError, match="the median of `below`"):
+        ratio_over_pairs(above, 0 * below, rng=rng)
 
 
 def test_bands_are_missing_exactly_where_a_seed_is(rng):

@@ -9,8 +9,7 @@ from analysis.figures.strips import strips
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
 from analysis.report.shared import alignment_study, all_equal, converged_params
-from analysis.similarity import median_over_pairs, pair_values, ratio_over_pairs
-from analysis.statistics import Estimate, median
+from analysis.statistics import Estimate, median, median_over_pairs, pair_values, ratio_over_pairs
 from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.symmetry import Symmetry

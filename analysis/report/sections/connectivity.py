@@ -15,8 +15,7 @@ from analysis.figures import style
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
 from analysis.report.shared import EQUAL, alignment_study, all_equal, converged_params, population_barriers
-from analysis.similarity import median_over_pairs, pair_values
-from analysis.statistics import Estimate, interval_seeds
+from analysis.statistics import Estimate, interval_seeds, median_over_pairs, pair_values
 from analysis.threads import in_threads
 from analysis.training import metric_unit
 from wspace.run import Run

@@ -5,8 +5,8 @@ import numpy as np
 from analysis.figures import similarity as figures
 from analysis.report.findings import finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged, varied
-from analysis.similarity import distances, median_over_pairs, ratio_over_pairs
-from analysis.statistics import median
+from analysis.similarity import distances
+from analysis.statistics import median, median_over_pairs, ratio_over_pairs
 from wspace.run import Run
 
 

@@ -9,7 +9,7 @@ import pytest
 from analysis.alignment import study as studies
 from analysis.alignment.study import affordable_seeds, embed, study, unit_cosines
 from analysis.connectivity import LOSSES, barriers
-from analysis.similarity import pair_values
+from analysis.statistics import pair_values
 from wspace import MLP
 from wspace.data import make
 from wspace.errors import SymmetryError

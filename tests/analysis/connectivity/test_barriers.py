@@ -19,7 +19,7 @@ from analysis.connectivity import (
     straight_line,
     straight_routes,
 )
-from analysis.similarity import median_over_pairs
+from analysis.statistics import median_over_pairs
 from wspace import MLP, objective, stack_params, tree
 from wspace.errors import StoreError
 

@@ -33,8 +33,8 @@ from analysis.figures import sweep as sweep_figures
 from analysis.figures import training as training_figures
 from analysis.landscape.planes import Plane
 from analysis.landscape.surface import Surface
-from analysis.similarity import distances, pair_values
-from analysis.statistics import Estimate
+from analysis.similarity import distances
+from analysis.statistics import Estimate, pair_values
 
 NUM, STEPS = 9, np.array([0, 1, 3, 10, 30, 100, 1000])
 

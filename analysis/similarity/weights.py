@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import pdist, squareform
 
-from analysis.statistics import Estimate, bootstrap_seeds, pair_median
+from analysis.statistics import Estimate, pair_median, pair_ratio
 
 CHUNK_VALUES = 4_000_000  # float64 values converted at once: 32 MB an array
 
@@ -93,61 +93,10 @@ def distances(
         cosine=np.clip(cosine, -1, 1),
         orthogonal_moves=_without_diagonal(np.sqrt(init2 + np.add.outer(moved, moved))),
         orthogonal_ends=_without_diagonal(np.sqrt(np.add.outer(norm, norm))),
-        ratio=_ratio(median_end, median_travelled, num, rng),
-        change=_ratio(median_end, median_init, num, rng),
+        ratio=pair_ratio(median_end, median_travelled, num, rng),
+        change=pair_ratio(median_end, median_init, num, rng),
         num_params=num_params,
     )
-
-
-def pair_values(matrix: Float[np.ndarray, "seed seed"]) -> Float[np.ndarray, "pair"]:
-    """The entries above the diagonal, without NaN: one for each pair of distinct seeds that was measured."""
-    values = matrix[np.triu_indices(len(matrix), 1)]
-    return values[~np.isnan(values)]
-
-
-def median_over_pairs(matrix: Float[np.ndarray, "seed seed"], *, rng: np.random.Generator, unit: str = "") -> Estimate:
-    """Median over pairs of distinct seeds, with an interval from resampling seeds; n is the number of seeds.
-
-    Args:
-        matrix: symmetric; the diagonal is not read; NaN marks pairs that were not measured; at least one was.
-        rng: source of the resamples.
-        unit: of the entries.
-    """
-    ci = bootstrap_seeds(pair_median(matrix), len(matrix), rng=rng, pairs=True)
-    return Estimate(float(np.median(pair_values(matrix))), ci, len(matrix), unit)
-
-
-def ratio_over_pairs(
-    above: Float[np.ndarray, "seed seed"],
-    below: Float[np.ndarray, "seed seed"],
-    *,
-    rng: np.random.Generator,
-    unit: str = "",
-) -> Estimate:
-    """Median of `above` / median of `below`, both over pairs of distinct seeds, with an interval from resampling seeds.
-
-    Args:
-        above, below: symmetric; diagonals are not read; the median of `below` is not 0.
-        rng: source of the resamples.
-        unit: of the ratio.
-    """
-    ratio = _ratio(pair_median(above), pair_median(below), len(above), rng)
-    if ratio is None:
-        raise ValueError(f"the median of `below` over the pairs of {len(below)} seeds is 0, or there are no pairs")
-    return dataclasses.replace(ratio, unit=unit)
-
-
-def _ratio(above, below, num: int, rng: np.random.Generator) -> Estimate | None:
-    """above / below of all seeds, with an interval over the resamples in which it exists for all; None without pairs."""
-    everything = np.arange(num)[None]
-    if num < 2 or (denominator := below(everything)[0]) == 0:
-        return None
-    value = float(above(everything)[0] / denominator)
-
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have a denominator of 0
-        exists = lambda seeds: np.nan_to_num(above(seeds) / below(seeds), nan=np.inf, posinf=np.inf)  # noqa: E731
-        ci = bootstrap_seeds(exists, num, rng=rng, pairs=True)
-    return Estimate(value, ci if ci and np.all(np.isfinite(ci)) else None, num)
 
 
 def _chunks(num: int, num_params: int) -> list[slice]:

@@ -4,11 +4,10 @@ import jaxtyping
 import numpy as np
 import pytest
 from scipy.spatial.distance import cosine as cosine_distance
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import pdist
 
-from analysis import similarity
-from analysis.similarity import distances, median_over_pairs, pair_values, ratio_over_pairs
-from analysis.statistics import Estimate, bootstrap_seeds
+from analysis.similarity import distances, weights
+from analysis.statistics import Estimate, bootstrap_seeds, median_over_pairs, pair_values
 
 MATRICES = ("end", "init", "cosine", "orthogonal_moves", "orthogonal_ends")
 VECTORS = ("travelled", "norm")
@@ -93,8 +92,8 @@ def test_tiny_differences_at_a_large_offset_are_exact():
 @pytest.mark.parametrize("chunk_values", [1, 7, 100])
 def test_chunks_bound_what_is_held_at_once_and_change_nothing(monkeypatch, walks, chunk_values):
     whole, sizes = measure(*walks), []
-    monkeypatch.setattr(similarity, "CHUNK_VALUES", chunk_values)
-    monkeypatch.setattr(similarity, "pdist", lambda rows, metric: sizes.append(rows.size) or pdist(rows, metric))
+    monkeypatch.setattr(weights, "CHUNK_VALUES", chunk_values)
+    monkeypatch.setattr(weights, "pdist", lambda rows, metric: sizes.append(rows.size) or pdist(rows, metric))
     chunked = measure(*walks)
     assert max(sizes) <= max(6, chunk_values)  # one param of all seeds at least
     assert sum(sizes) == 3 * 6 * 40
@@ -262,12 +261,6 @@ def test_values_that_are_not_finite_are_refused(walks, where, value):
         measure(theta_init, theta_final)
 
 
-def test_pair_values_are_the_pairs_in_order():
-    matrix = np.arange(16.0).reshape(4, 4)
-    assert pair_values(matrix).tolist() == [1, 2, 3, 6, 7, 11]
-    assert pair_values(matrix[:1, :1]).tolist() == []
-
-
 def test_median_over_pairs_counts_seeds_and_leaves_the_diagonal_out(walks):
     matrix = measure(*walks).end
     expected = bootstrap_seeds(
@@ -281,15 +274,3 @@ def test_median_over_pairs_counts_seeds_and_leaves_the_diagonal_out(walks):
     assert got == Estimate(np.median(pair_values(matrix)), got.ci, 6, "nats")
     np.testing.assert_allclose(existing(got.ci), existing(expected), rtol=1e-12)
     assert median_over_pairs(matrix[:2, :2], rng=np.random.default_rng(2)) == Estimate(matrix[0, 1], None, 2)
-
-
-def test_a_ratio_over_pairs_is_one_of_medians_and_has_an_interval_over_seeds(rng):
-    above, below = (squareform(1 + rng.random(28)) for _ in range(2))
-    ratio = ratio_over_pairs(above, below, rng=rng, unit="share")
-    assert ratio.value == np.median(pair_values(above)) / np.median(pair_values(below))
-    assert ratio.ci is not None
-    assert ratio.ci[0] <= ratio.value <= ratio.ci[1]
-    assert (ratio.n, ratio.unit) == (8, "share")
-    assert ratio_over_pairs(3 * below, below, rng=rng).ci == pytest.approx((3, 3))
-    with pytest.raises(ValueError, match="the median of `below`"):
-        ratio_over_pairs(above, 0 * below, rng=rng)
