@@ -1,0 +1,264 @@
+"""The null beside every picture of a trajectory: random walks with the same step norms.
+
+Principal components of a walk without any direction already look like smooth curves and hold most of the variance in few
+components, so neither says that training has a direction. A walk takes the trajectory's own step norms in independent,
+isotropic directions of weight space; its spectrum and its components are what a picture has to differ from.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+NUM_WALKS = 999
+
+Centre = Literal["mean", "init", "final"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Null:
+    """Spectra of trajectories beside those of random walks with their step norms; each trajectory is taken for itself.
+
+    Attributes:
+        shares: of the variance, along each principal component of each trajectory.
+        walks: the same of random walks, `(walk, seed, component)`.
+        expected: the same for infinitely many params, in closed form.
+        fit: R^2 of each component against the curve that such a walk has in expectation (cosines, where steps are equal).
+        walks_fit: the same of the walks.
+        p_shares: of the mean over seeds of each share: how often walks are as far from their own middle, on either side.
+        p_fit: of the mean over seeds of each R^2: how often walks fit as badly.
+    """
+
+    shares: Float[np.ndarray, "seed component"]
+    walks: Float[np.ndarray, "walk seed component"]
+    expected: Float[np.ndarray, "seed component"]
+    fit: Float[np.ndarray, "seed component"]
+    walks_fit: Float[np.ndarray, "walk seed component"]
+    p_shares: Float[np.ndarray, "component"]
+    p_fit: Float[np.ndarray, "component"]
+
+
+def compare(
+    gram: Float[np.ndarray, "seed checkpoint checkpoint"],
+    num_params: int,
+    num: int = 5,
+    *,
+    centre: Centre = "mean",
+    weights: Float[np.ndarray, "checkpoint"] | None = None,
+    num_walks: int = NUM_WALKS,
+    rng: np.random.Generator,
+) -> Null:
+    """Trajectories, each for itself, beside random walks with the same step norms in as many dimensions.
+
+    The spectrum, the components over time and the step norms of a trajectory are functions of its inner products alone.
+
+    Args:
+        gram: <theta_t - theta_0, theta_u - theta_0> of each trajectory: `grams` computes them.
+        num_params: dimension P of weight space.
+        num: components.
+        centre: what is subtracted: the (weighted) mean, the first or the last checkpoint.
+        weights: of the checkpoints; default: all alike.
+        num_walks: for each trajectory.
+        rng: source of the walks.
+
+    Returns:
+        NaN for a trajectory that does not move, which is left out of the tests.
+
+    Raises:
+        ValueError: there are too few checkpoints for `num` components, the Gram matrices are not finite, or weights are
+            not positive numbers, one for each checkpoint.
+
+    Source: Antognini & Sohl-Dickstein 2018, PCA of high dimensional random walks with comparison to neural network
+    training, 1806.08805.
+    """
+    length = gram.shape[1]
+    if not 1 <= num < length:
+        raise ValueError(f"{num} components take at least {num + 1} checkpoints, got {length}")
+    if not np.all(np.isfinite(gram)):
+        raise ValueError(f"trajectories {np.flatnonzero(~np.isfinite(gram).all(axis=(1, 2))).tolist()} are not finite")
+    weight = _weights(weights, length)
+    norms = step_norms(gram)
+    shares, curves = _components(gram, centre, weight, num)
+    expected, expected_curves = _components(expected_gram(norms), centre, weight, num)
+    found, fits = [], []
+    for _ in range(num_walks):
+        own, own_curves = _components(_walk_grams(norms, num_params, rng), centre, weight, num)
+        found.append(own)
+        fits.append(_fit(own_curves, expected_curves))
+    walks, walks_fit, fit = np.array(found), np.array(fits), _fit(curves, expected_curves)
+    moves = norms.sum(axis=1) > 0
+    mean = lambda values: values[..., moves, :].mean(axis=-2)  # noqa: E731
+    none = np.full(num, np.nan)
+    return Null(
+        shares=shares,
+        walks=walks,
+        expected=expected,
+        fit=fit,
+        walks_fit=walks_fit,
+        p_shares=p_value(mean(shares), mean(walks)) if moves.any() else none,
+        p_fit=p_value(mean(fit), mean(walks_fit), "smaller") if moves.any() else none,
+    )
+
+
+def pooled_walks(
+    norms: Float[np.ndarray, "seed step"],
+    num_params: int,
+    num: int = 5,
+    *,
+    centre: Centre = "mean",
+    weights: Float[np.ndarray, "checkpoint"] | None = None,
+    starts: Float[np.ndarray, "seed coordinate"] | None = None,
+    num_walks: int = 99,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "walk component"]:
+    """Spectra of random walks that are pooled: shares of the variance of all their points together.
+
+    Args:
+        norms: of the steps of every trajectory.
+        num_params, num, weights, num_walks, rng: as in `compare`.
+        centre: the mean of all points, or every trajectory's own first or last one.
+        starts: where the walks begin, in any orthonormal basis of the plane that they span (they stay as they are while
+            the steps are drawn); default: all at one place. Without effect where every trajectory has its own centre.
+
+    Raises:
+        ValueError: there are more components than directions, or weights are not positive.
+    """
+    num_seeds, length = norms.shape[0], norms.shape[1] + 1
+    if not 1 <= num < num_seeds * length:
+        raise ValueError(f"{num} components take at least {num + 1} points, got {num_seeds * length}")
+    weight = np.tile(_weights(weights, length), num_seeds)
+    shares = []
+    for _ in range(num_walks):
+        points = walk(norms, num_params, starts=starts, rng=rng)
+        if centre != "mean":
+            points = points - points[:, :1] if centre == "init" else points - points[:, -1:]
+        rows = points.reshape(num_seeds * length, -1)
+        rows = np.sqrt(weight)[:, None] * (rows - (weight @ rows / weight.sum() if centre == "mean" else 0))
+        gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+        values = np.linalg.eigvalsh(gram)[::-1].clip(0)
+        shares.append(np.pad(values, (0, max(0, num - len(values))))[:num] / values.sum())
+    return np.array(shares)
+
+
+def walk(
+    norms: Float[np.ndarray, "seed step"],
+    num_params: int,
+    *,
+    starts: Float[np.ndarray, "seed start"] | None = None,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "seed checkpoint coordinate"]:
+    """Random walks: theta_t = start + sum_{k <= t} norm_k u_k, u_k independent and uniform on the unit sphere of R^P.
+
+    Exact in distribution up to a rotation, and cheap for any P: the n directions of R^P are those of the rows of an n x n
+    triangular factor of a Wishart matrix (Bartlett 1933), and the rotation does not change any distance or spectrum.
+
+    Args:
+        norms: of the steps.
+        num_params: P.
+        starts: in an orthonormal basis of a space of at most P dimensions, which are the first coordinates.
+        rng: source of the directions.
+
+    Returns:
+        (seed, checkpoint, coordinate): coordinates in an orthonormal basis, at most P.
+    """
+    num_seeds, num_steps = norms.shape
+    at = np.zeros((num_seeds, 0)) if starts is None else starts
+    fixed, num = at.shape[1], num_seeds * num_steps
+    if fixed > num_params:
+        raise ValueError(f"starts have {fixed} coordinates, weight space has {num_params}")
+    free = num_params - fixed
+    if num < free:
+        factor = np.tril(rng.standard_normal((num, num)), -1)
+        factor[np.diag_indices(num)] = np.sqrt(rng.chisquare(free - np.arange(num)))
+    else:
+        factor = rng.standard_normal((num, free))
+    rows = np.concatenate([rng.standard_normal((num, fixed)), factor], axis=1)
+    steps = rows / np.linalg.norm(rows, axis=1, keepdims=True) * norms.reshape(-1, 1)
+    points = np.zeros((num_seeds, num_steps + 1, rows.shape[1]))
+    points[:, 1:] = np.cumsum(steps.reshape(num_seeds, num_steps, -1), axis=1)
+    points[:, :, :fixed] += at[:, None]
+    return points
+
+
+def grams(theta: Float[np.ndarray, "seed checkpoint param"]) -> Float[np.ndarray, "seed checkpoint checkpoint"]:
+    """<theta_t - theta_0, theta_u - theta_0> of each trajectory, in float64.
+
+    Args:
+        theta: an array; one trajectory is converted at a time.
+    """
+    found = []
+    for seed in range(theta.shape[0]):
+        rows = theta[seed].astype(np.float64)
+        rows -= rows[:1].copy()
+        found.append(rows @ rows.T)
+    return np.array(found)
+
+
+def step_norms(gram: Float[np.ndarray, "*seed checkpoint checkpoint"]) -> Float[np.ndarray, "*seed step"]:
+    """|theta_{t+1} - theta_t| from inner products."""
+    own = np.einsum("...tt->...t", gram)
+    between = np.einsum("...tt->...t", gram[..., 1:, :-1])
+    return np.sqrt((own[..., 1:] + own[..., :-1] - 2 * between).clip(0))
+
+
+def expected_gram(norms: Float[np.ndarray, "*seed step"]) -> Float[np.ndarray, "*seed checkpoint checkpoint"]:
+    """E <theta_t - theta_0, theta_u - theta_0> = sum of norm_k^2 over k <= min(t, u), in any number of dimensions."""
+    far = np.concatenate([np.zeros((*norms.shape[:-1], 1)), np.cumsum(np.square(norms), axis=-1)], axis=-1)
+    return np.minimum(far[..., :, None], far[..., None, :])
+
+
+def cosine_shares(num: int, centre: Centre = "mean") -> Float[np.ndarray, "component"]:
+    """Shares of a walk of infinitely many equal steps in infinitely many dimensions.
+
+    6 / (pi k)^2 about the mean (0.608, 0.152, ..); 8 / (pi (2k - 1))^2 about an end (0.811, 0.090, ..).
+    """
+    k = np.arange(1, num + 1)
+    return 6 / (math.pi * k) ** 2 if centre == "mean" else 8 / (math.pi * (2 * k - 1)) ** 2
+
+
+def p_value(
+    observed: Float[np.ndarray, "*kind"],
+    null: Float[np.ndarray, "draw *kind"],
+    side: Literal["both", "smaller", "larger"] = "both",
+) -> Float[np.ndarray, "*kind"]:
+    """Monte Carlo p-value (1 + draws at least as extreme) / (1 + draws); for both sides twice the smaller one, at most 1.
+
+    Source: Davison & Hinkley 1997, Bootstrap Methods and their Application, chapter 4.
+    """
+    larger = (1 + np.sum(null >= observed, axis=0)) / (1 + len(null))
+    smaller = (1 + np.sum(null <= observed, axis=0)) / (1 + len(null))
+    return {"larger": larger, "smaller": smaller, "both": np.minimum(1, 2 * np.minimum(larger, smaller))}[side]
+
+
+def _walk_grams(norms: np.ndarray, num_params: int, rng: np.random.Generator) -> np.ndarray:
+    """Gram matrices of independent walks, one for each row of norms."""
+    points = [walk(own[None], num_params, rng=rng)[0] for own in norms]
+    return np.array([rows @ rows.T for rows in points])
+
+
+def _components(gram: np.ndarray, centre: Centre, weights: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares (..., component) and, over time, unit components (..., checkpoint, component), weighted; NaN without motion."""
+    length = gram.shape[-1]
+    at = {"mean": weights / weights.sum(), "init": np.eye(length)[0], "final": np.eye(length)[-1]}[centre]
+    shift = np.eye(length) - at[None, :]  # theta - at . theta
+    root = np.sqrt(weights)[:, None] * shift
+    values, vectors = np.linalg.eigh(root @ gram @ root.T)
+    values, vectors = values[..., ::-1].clip(0), vectors[..., ::-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = values[..., :num] / values.sum(axis=-1, keepdims=True)
+    return shares, vectors[..., :num] + 0 * shares[..., None, :]
+
+
+def _fit(curves: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """R^2 of regressing each component on its expected curve: both have unit length."""
+    return np.sum(curves * expected, axis=-2) ** 2
+
+
+def _weights(weights: np.ndarray | None, length: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(length)
+    if np.shape(weights) != (length,) or not np.all(np.isfinite(weights)) or not np.all(weights > 0):
+        raise ValueError(f"weights = {weights}: {length} positive numbers are expected, one for each checkpoint")
+    return np.asarray(weights, np.float64)
