@@ -26,6 +26,7 @@ from analysis.landscape.planes import (
     plane_through,
     random_plane,
 )
+from analysis.landscape.shadows import Shadows, shadows
 from analysis.landscape.slices import Slices, slices
 from analysis.landscape.surface import Surface, evaluate
 
@@ -34,6 +35,7 @@ __all__ = [
     "Components",
     "Eigenpairs",
     "Plane",
+    "Shadows",
     "Slices",
     "Surface",
     "common_reach",
@@ -50,5 +52,6 @@ __all__ = [
     "principal_components",
     "random_directions",
     "random_plane",
+    "shadows",
     "slices",
 ]

@@ -1,0 +1,77 @@
+"""What a plane hides: networks that are drawn on it but lie off it, beside their shadows, the nearest points of the plane."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from analysis.landscape.planes import Plane
+from analysis.landscape.surface import Values, frozen, measurer
+from wspace import objective
+from wspace.data import Dataset
+from wspace.models import Model
+from wspace.objective import LossKind
+from wspace.tree import Params, pick
+
+LOSSES = ("train_loss", "test_loss")
+TOGETHER = 64  # networks measured at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Shadows:
+    """Networks and their nearest points of a plane.
+
+    Attributes:
+        coordinates: relative, of the shadows.
+        residual: distance of each network from its shadow.
+        away: distance of each network from the plane's origin: residual <= away.
+        values: metric -> value of the network itself.
+        shadow: metric -> value of its shadow, which is what the plane's contours show there.
+    """
+
+    coordinates: Float[np.ndarray, "point axis"]
+    residual: Float[np.ndarray, "point"]
+    away: Float[np.ndarray, "point"]
+    values: Values
+    shadow: Values
+
+    @property
+    def off(self) -> Float[np.ndarray, "point"]:
+        """Share of the squared distance from the origin that the plane does not hold, in [0, 1]; 0 at the origin."""
+        away = np.square(self.away)
+        return np.divide(np.square(self.residual), away, out=np.zeros_like(away), where=away > 0).clip(0, 1)
+
+
+def shadows(
+    model: Model, kind: LossKind, plane: Plane, params: Params, data: Dataset, *, metrics: Sequence[str] = LOSSES
+) -> Shadows:
+    """Values of stacked networks and of their projections onto a line or plane, exact on all data, float32.
+
+    Args:
+        model, kind, data: see `surface.evaluate`.
+        plane: onto which the networks are projected.
+        params: stacked, leaves (point, ...), of any number of seeds and checkpoints.
+        metrics: of `surface.METRICS` of the task that runs store too (no test_objective).
+
+    Raises:
+        ValueError: a metric is unknown, there are no networks, or they differ in structure from the plane.
+    """
+    num = jax.tree.leaves(params)[0].shape[0]
+    if num < 1:
+        raise ValueError("shadows got no networks; at least one is expected")
+    found = [plane.project(pick(params, i)) for i in range(num)]
+    coordinates, residual = np.array([at for at, _ in found]), np.array([far for _, far in found])
+    away = np.sqrt(np.square(residual) + np.square(coordinates) @ np.square(plane.lengths))
+    measured: list[dict[str, np.ndarray]] = []
+    width = min(TOGETHER, num)
+    for low in range(0, num, width):
+        rows = np.arange(low, low + width).clip(max=num - 1)  # the last ones again, for one compiled program
+        some = objective.evaluate(model, kind, jax.tree.map(lambda leaf, at=rows: np.asarray(leaf)[at], params), data)
+        measured.append({name: np.asarray(values)[: num - low] for name, values in some.items()})
+    if unknown := [name for name in metrics if name not in measured[0]]:
+        raise ValueError(f"metrics {unknown} are unknown; there are {', '.join(measured[0])}")
+    own = {name: np.concatenate([part[name] for part in measured]).astype(np.float64) for name in metrics}
+    nearest = measurer(model, kind, data, metrics)(plane)(coordinates)
+    return Shadows(coordinates, residual, away, frozen(own), frozen({name: nearest[name] for name in metrics}))
