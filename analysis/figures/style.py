@@ -86,6 +86,18 @@ def log(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def steps(axes: Axes, values: np.ndarray) -> None:
+    """An x axis of training steps: logarithmic from the second one on where the first are dense."""
+    stretched = len(values) > 3 and values[-1] > 20 * values[1]
+    axes.set_xlabel("training step (log scale)" if stretched else "training step", fontsize=8.5, color=MUTED)
+    if stretched:
+        axes.set_xscale("symlog", linthresh=float(values[1]), linscale=0.4)
+        axes.set_xticks([0, *(10**k for k in range(10) if values[1] <= 10**k < values[-1] / 3), int(values[-1])])
+        axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
+    axes.set_xlim(0, float(values[-1]))
+
+
 def spans_decades(values: np.ndarray) -> bool:
     """Whether positive values cover a factor of ten or more, so that a log axis serves them."""
     finite = values[np.isfinite(values)]

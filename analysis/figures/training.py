@@ -22,16 +22,10 @@ def curves(title: str, ylabel: str, lines: dict[str, Curves]) -> Figure:
     Where the first checkpoints are dense, steps are drawn on a scale that is logarithmic from the second one on.
     """
     steps = next(iter(lines.values())).steps
-    stretched = len(steps) > 3 and steps[-1] > 20 * steps[1]
-    figure, axes = style.panel(title, "training step (log scale)" if stretched else "training step", ylabel)
+    figure, axes = style.panel(title, "", ylabel)
     for label, curve in lines.items():
         _draw(axes, label, SPLITS.get(label, style.INK), curve)
-    if stretched:
-        axes.set_xscale("symlog", linthresh=float(steps[1]), linscale=0.4)
-        axes.set_xticks([0, *(10**k for k in range(10) if steps[1] <= 10**k < steps[-1] / 3), int(steps[-1])])
-        axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
-    axes.set_xlim(0, float(steps[-1]))
+    style.steps(axes, steps)
     shown = np.concatenate([curve.values.ravel() for curve in lines.values()])
     if next(iter(lines.values())).unit == "share":
         axes.set_ylim(0, 1.02)

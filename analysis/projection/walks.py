@@ -25,7 +25,9 @@ class Null:
         shares: of the variance, along each principal component of each trajectory.
         walks: the same of random walks, `(walk, seed, component)`.
         expected: the same for infinitely many params, in closed form.
-        fit: R^2 of each component against the curve that such a walk has in expectation (cosines, where steps are equal).
+        curves: the components over time, with a weighted sum of squares of 1 and the signs that fit `expected_curves`.
+        expected_curves: those of a walk in infinitely many dimensions: cosines, where steps are equal.
+        fit: R^2 of each component against its expected curve.
         walks_fit: the same of the walks.
         p_shares: of the mean over seeds of each share: how often walks are as far from their own middle, on either side.
         p_fit: of the mean over seeds of each R^2: how often walks fit as badly.
@@ -34,6 +36,8 @@ class Null:
     shares: Float[np.ndarray, "seed component"]
     walks: Float[np.ndarray, "walk seed component"]
     expected: Float[np.ndarray, "seed component"]
+    curves: Float[np.ndarray, "seed checkpoint component"]
+    expected_curves: Float[np.ndarray, "seed checkpoint component"]
     fit: Float[np.ndarray, "seed component"]
     walks_fit: Float[np.ndarray, "walk seed component"]
     p_shares: Float[np.ndarray, "component"]
@@ -90,11 +94,14 @@ def compare(
     walks, walks_fit, fit = np.array(found), np.array(fits), _fit(curves, expected_curves)
     moves = norms.sum(axis=1) > 0
     mean = lambda values: values[..., moves, :].mean(axis=-2)  # noqa: E731
-    none = np.full(num, np.nan)
+    none, root = np.full(num, np.nan), np.sqrt(weight)[:, None]
+    signs = np.where(np.sum(curves * expected_curves, axis=1, keepdims=True) < 0, -1, 1)
     return Null(
         shares=shares,
         walks=walks,
         expected=expected,
+        curves=signs * curves / root,
+        expected_curves=expected_curves / root,
         fit=fit,
         walks_fit=walks_fit,
         p_shares=p_value(mean(shares), mean(walks)) if moves.any() else none,
@@ -103,42 +110,61 @@ def compare(
 
 
 def pooled_walks(
-    norms: Float[np.ndarray, "seed step"],
-    num_params: int,
-    num: int = 5,
+    theta: Float[np.ndarray, "seed checkpoint param"],
+    num: int = 2,
     *,
     centre: Centre = "mean",
     weights: Float[np.ndarray, "checkpoint"] | None = None,
-    starts: Float[np.ndarray, "seed coordinate"] | None = None,
     num_walks: int = 99,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "walk component"]:
-    """Spectra of random walks that are pooled: shares of the variance of all their points together.
+    """Shares of the variance of all points of several random walks, pooled: the starts and step norms are those of theta.
 
     Args:
-        norms: of the steps of every trajectory.
-        num_params, num, weights, num_walks, rng: as in `compare`.
+        theta: trajectories.
+        num, weights, num_walks, rng: as in `compare`.
         centre: the mean of all points, or every trajectory's own first or last one.
-        starts: where the walks begin, in any orthonormal basis of the plane that they span (they stay as they are while
-            the steps are drawn); default: all at one place. Without effect where every trajectory has its own centre.
 
     Raises:
-        ValueError: there are more components than directions, or weights are not positive.
+        ValueError: there are as many components as points or more, or weights are not positive.
     """
-    num_seeds, length = norms.shape[0], norms.shape[1] + 1
+    num_seeds, length, num_params = theta.shape
     if not 1 <= num < num_seeds * length:
         raise ValueError(f"{num} components take at least {num + 1} points, got {num_seeds * length}")
+    norms = step_norms(grams(theta))
+    starts = _coordinates(theta[:, 0].astype(np.float64))
     weight = np.tile(_weights(weights, length), num_seeds)
     shares = []
     for _ in range(num_walks):
         points = walk(norms, num_params, starts=starts, rng=rng)
         if centre != "mean":
-            points = points - points[:, :1] if centre == "init" else points - points[:, -1:]
+            points = points - (points[:, :1] if centre == "init" else points[:, -1:])
         rows = points.reshape(num_seeds * length, -1)
-        rows = np.sqrt(weight)[:, None] * (rows - (weight @ rows / weight.sum() if centre == "mean" else 0))
-        gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
-        values = np.linalg.eigvalsh(gram)[::-1].clip(0)
-        shares.append(np.pad(values, (0, max(0, num - len(values))))[:num] / values.sum())
+        shares.append(_shares(rows - (weight @ rows / weight.sum() if centre == "mean" else 0), weight, num))
+    return np.array(shares)
+
+
+def scattered(
+    points: Float[np.ndarray, "seed param"], num: int = 2, *, num_draws: int = 999, rng: np.random.Generator
+) -> Float[np.ndarray, "draw component"]:
+    """Shares of the variance of points as far from the origin as these, in independent directions: a null of endpoints.
+
+    Args:
+        points: one for each seed.
+        num: components.
+        num_draws: populations drawn.
+        rng: source of the directions.
+
+    Raises:
+        ValueError: there are as many components as points or more.
+    """
+    if not 1 <= num < len(points):
+        raise ValueError(f"{num} components take at least {num + 1} points, got {len(points)}")
+    norms = np.linalg.norm(points.astype(np.float64), axis=1)[:, None]
+    shares = []
+    for _ in range(num_draws):
+        rows = walk(norms, points.shape[1], rng=rng)[:, 1]
+        shares.append(_shares(rows - rows.mean(axis=0), np.ones(len(rows)), num))
     return np.array(shares)
 
 
@@ -249,6 +275,19 @@ def _components(gram: np.ndarray, centre: Centre, weights: np.ndarray, num: int)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = values[..., :num] / values.sum(axis=-1, keepdims=True)
     return shares, vectors[..., :num] + 0 * shares[..., None, :]
+
+
+def _shares(rows: np.ndarray, weights: np.ndarray, num: int) -> np.ndarray:
+    """Of the weighted sum of squares of rows, along each of the first components."""
+    values = np.linalg.svd(np.sqrt(weights)[:, None] * rows, compute_uv=False) ** 2
+    return np.pad(values, (0, max(0, num - len(values))))[:num] / values.sum()
+
+
+def _coordinates(points: np.ndarray) -> np.ndarray:
+    """Of points about their mean, in an orthonormal basis of what they span."""
+    left, values, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    there = values > 1e-12 * values.max(initial=0)
+    return left[:, there] * values[there]
 
 
 def _fit(curves: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from analysis.statistics import (
     BAND_LEVELS,
@@ -11,6 +11,7 @@ from analysis.statistics import (
     Estimate,
     bootstrap_seeds,
     extreme_share,
+    jackknife_seeds,
     median,
     pair_median,
     pair_values,
@@ -268,6 +269,19 @@ def test_a_ratio_over_pairs_is_one_of_medians_and_has_an_interval_over_seeds(rng
     assert ratio_over_pairs(3 * below, below, rng=rng).ci == pytest.approx((3, 3))
     with pytest.raises(ValueError, match="the median of `below`"):
         ratio_over_pairs(above, 0 * below, rng=rng)
+
+
+def test_the_jackknife_of_a_mean_is_students_interval(rng):
+    values = rng.standard_normal(9)
+    got = jackknife_seeds(lambda seeds: float(values[seeds].mean()), 9, unit="nats")
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (got.n, got.unit, got.value) == (9, "nats", values.mean())
+    assert got.ci is not None
+    np.testing.assert_allclose(got.ci, (expected.low, expected.high), rtol=1e-12)
+    assert jackknife_seeds(lambda seeds: float(len(seeds)), 2).ci is None
+    assert jackknife_seeds(lambda seeds: np.nan if len(seeds) < 4 else 1.0, 4).ci is None
+    share = jackknife_seeds(lambda seeds: float(seeds.mean() / 4), 5, unit="share")
+    assert share.ci == (0.0, 1.0)
 
 
 def test_bands_are_missing_exactly_where_a_seed_is(rng):

@@ -11,6 +11,7 @@ from analysis.projection.walks import (
     grams,
     p_value,
     pooled_walks,
+    scattered,
     step_norms,
     walk,
 )
@@ -127,17 +128,52 @@ def test_the_fit_of_a_planted_cosine_is_perfect(rng):
 
 
 def test_pooled_walks_reduce_to_single_ones_and_spread_over_their_starts(rng):
-    norms = np.ones((1, 20))
-    alone = pooled_walks(norms, 1000, 3, num_walks=50, rng=rng)
-    single = compare(expected_gram(norms), 1000, 3, num_walks=50, rng=rng).walks[:, 0]
-    np.testing.assert_allclose(alone.mean(axis=0), single.mean(axis=0), atol=0.02)
-    far = pooled_walks(np.ones((3, 5)), 1000, 3, starts=1000 * np.eye(3), num_walks=5, rng=rng)
-    np.testing.assert_allclose(far[:, :2], 0.5, atol=0.01)  # three starts span a triangle
-    own = pooled_walks(np.ones((3, 5)), 1000, 3, centre="init", starts=1000 * np.eye(3), num_walks=200, rng=rng)
-    none = pooled_walks(np.ones((3, 5)), 1000, 3, centre="init", num_walks=200, rng=rng)
-    np.testing.assert_allclose(own.mean(axis=0), none.mean(axis=0), atol=0.02)
-    narrow = pooled_walks(np.ones((3, 5)), 2, 3, num_walks=5, rng=rng)
+    one = walk(np.ones((1, 20)), 1000, rng=rng)
+    alone = pooled_walks(one, 3, num_walks=50, rng=rng)
+    single = compare(grams(one), one.shape[2], 3, num_walks=50, rng=rng).walks[:, 0]
+    np.testing.assert_allclose(alone.mean(axis=0), single.mean(axis=0), atol=0.03)
+    three = walk(np.ones((3, 5)), 200, starts=1000 * np.eye(3), rng=rng)
+    np.testing.assert_allclose(pooled_walks(three, 3, num_walks=5, rng=rng)[:, :2], 0.5, atol=0.01)  # a triangle
+    for centre in ("init", "final"):
+        own = pooled_walks(three, 3, centre=centre, num_walks=200, rng=rng)
+        none = pooled_walks(three - three[:, :1], 3, centre=centre, num_walks=200, rng=rng)
+        np.testing.assert_allclose(own.mean(axis=0), none.mean(axis=0), atol=0.02)
+    narrow = pooled_walks(rng.standard_normal((3, 5, 2)), 3, num_walks=5, rng=rng)
     np.testing.assert_allclose(narrow[:, :2].sum(axis=1), 1)
+
+
+def test_pooled_walks_cannot_be_told_from_walks(rng):
+    """The first share of true walks from given starts has the distribution of the null."""
+    starts = 3 * rng.standard_normal((3, 40))
+    norms = rng.uniform(0.5, 2, (3, 8))
+    theta = np.array([[s + plain_walk(n, 40, rng) for s, n in zip(starts, norms, strict=True)] for _ in range(200)])
+    observed = [shares_of(t.reshape(-1, 40), 1)[0] for t in theta]
+    null = pooled_walks(theta[0], 1, num_walks=200, rng=rng)[:, 0]
+    assert kstest(observed, null).pvalue > 1e-3
+
+
+def test_scattered_points_have_equal_shares_in_many_dimensions(rng):
+    points = np.eye(6)
+    wide = scattered(np.pad(points, ((0, 0), (0, 20_000))), 2, num_draws=20, rng=rng)
+    np.testing.assert_allclose(wide, 1 / 5, atol=0.02)
+    plain = rng.standard_normal((300, 6, 8))
+    plain /= np.linalg.norm(plain, axis=2, keepdims=True)
+    observed = [shares_of(p, 1)[0] for p in plain]
+    assert kstest(observed, scattered(plain[0], 1, num_draws=300, rng=rng)[:, 0]).pvalue > 1e-3
+    with pytest.raises(ValueError, match="6 components take at least 7 points, got 6"):
+        scattered(points, 6, rng=rng)
+
+
+def test_curves_have_the_signs_of_what_they_are_compared_with(rng):
+    theta = np.cumsum(rng.standard_normal((4, 9, 30)), axis=1)
+    weights = rng.uniform(0.5, 2, 9)
+    null = compare(grams(theta), 30, 3, weights=weights, num_walks=2, rng=rng)
+    np.testing.assert_allclose(np.einsum("t,stk->sk", weights, null.curves**2), 1)
+    np.testing.assert_allclose(np.einsum("t,stk->sk", weights, null.expected_curves**2), 1)
+    products = np.einsum("t,stk,stk->sk", weights, null.curves, null.expected_curves)
+    assert np.all(products >= 0)
+    np.testing.assert_allclose(products**2, null.fit)
+    np.testing.assert_allclose(np.einsum("t,stk->sk", weights, null.curves), 0, atol=1e-9)  # about the weighted mean
 
 
 def test_nothing_depends_on_a_rotation_a_shift_or_the_unit(rng):
@@ -168,7 +204,7 @@ def test_what_does_not_move_is_left_out_and_what_cannot_be_analysed_is_refused(r
     with pytest.raises(ValueError, match="5 components take at least 6 checkpoints, got 5"):
         compare(grams(theta), 9, 5, rng=rng)
     with pytest.raises(ValueError, match="6 components take at least 7 points, got 6"):
-        pooled_walks(np.ones((2, 2)), 9, 6, rng=rng)
+        pooled_walks(theta[:, :3], 6, rng=rng)
     with pytest.raises(ValueError, match="weights"):
         compare(grams(theta), 9, 2, weights=np.zeros(5), rng=rng)
     with pytest.raises(ValueError, match="starts have 3 coordinates, weight space has 2"):
