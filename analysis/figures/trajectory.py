@@ -22,7 +22,7 @@ PATHS = ("#D55E00", "#E69F00", "#F0E442", "#CC79A7", "#FFFFFF", "#56B4E9")  # li
 def on_plane(
     surface: Surface, metric: str, label: str, scale: Scale, title: str, paths: Mapping[str, Float[np.ndarray, "_ 2"]]
 ) -> Figure:
-    """Contours of the loss on a plane with the shadows of trajectories: an open circle where they begin, a dot where they end.
+    """Contours of the loss on a plane with the shadows of trajectories: an open circle where they begin, a dot at the end.
 
     Args:
         surface: on that very plane.

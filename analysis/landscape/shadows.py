@@ -1,4 +1,4 @@
-"""What a plane hides: networks that are drawn on it but lie off it, beside their shadows, the nearest points of the plane."""
+"""What a plane hides: networks drawn on it but lying off it, beside their shadows, the nearest points of the plane."""
 
 import dataclasses
 from collections.abc import Sequence

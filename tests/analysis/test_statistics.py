@@ -280,8 +280,9 @@ def test_the_jackknife_of_a_mean_is_students_interval(rng):
     np.testing.assert_allclose(got.ci, (expected.low, expected.high), rtol=1e-12)
     assert jackknife_seeds(lambda seeds: float(len(seeds)), 2).ci is None
     assert jackknife_seeds(lambda seeds: np.nan if len(seeds) < 4 else 1.0, 4).ci is None
-    share = jackknife_seeds(lambda seeds: float(seeds.mean() / 4), 5, unit="share")
-    assert share.ci == (0.0, 1.0)
+    share = jackknife_seeds(lambda seeds: float(seeds.mean() / 4), 3, unit="share")
+    assert share.ci is not None
+    assert share.ci[0] == 0 < share.ci[1] < 1
 
 
 def test_bands_are_missing_exactly_where_a_seed_is(rng):
