@@ -26,7 +26,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from analysis.landscape import principal_components, random_directions
+from analysis.landscape import random_directions
+from analysis.projection import principal_components
 from analysis.report import write_report
 from analysis.report.findings import finding
 from analysis.statistics import Estimate, median, median_over_pairs
@@ -181,10 +182,9 @@ def _diagonal(run: Run, row: int, centre: Params, num: int, predict: Predict, rn
 def _low_rank(run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator) -> Params:
     """Around the restart, along the principal components of late checkpoints, with their spread."""
     del predict
-    late = run.layout.unravel(_late(run, row))
-    found = principal_components(late, min(RANK, len(run.checkpoint_steps) // 2 - 1))
+    found = principal_components(_late(run, row), min(RANK, len(run.checkpoint_steps) // 2 - 1))
     weights = found.coordinates.std(axis=0) * rng.standard_normal((num, found.coordinates.shape[1]))
-    return jax.tree.map(lambda c, d: c + np.tensordot(weights, d, 1), centre, found.directions)
+    return jax.tree.map(np.add, centre, run.layout.unravel(weights @ found.directions))
 
 
 def _cell(estimate: Estimate) -> str:

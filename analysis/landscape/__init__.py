@@ -6,14 +6,13 @@ surface.values["train_loss"]  # (x, y), at surface.distances
 """
 
 from analysis.landscape.directions import (
-    Components,
     Eigenpairs,
     filter_normalised,
     hessian_directions,
     orthogonalised,
-    principal_components,
     random_directions,
 )
+from analysis.landscape.paths import Paths, paths
 from analysis.landscape.planes import (
     Anchor,
     Plane,
@@ -24,6 +23,7 @@ from analysis.landscape.planes import (
     line_through,
     pca_plane,
     plane_through,
+    principal_plane,
     random_plane,
 )
 from analysis.landscape.shadows import Shadows, shadows
@@ -32,8 +32,8 @@ from analysis.landscape.surface import Surface, evaluate
 
 __all__ = [
     "Anchor",
-    "Components",
     "Eigenpairs",
+    "Paths",
     "Plane",
     "Shadows",
     "Slices",
@@ -47,9 +47,10 @@ __all__ = [
     "hessian_plane",
     "line_through",
     "orthogonalised",
+    "paths",
     "pca_plane",
     "plane_through",
-    "principal_components",
+    "principal_plane",
     "random_directions",
     "random_plane",
     "shadows",

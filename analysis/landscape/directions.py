@@ -1,4 +1,4 @@
-"""Directions in weight space: random and filter-normalised, principal components, eigenvectors of the Hessian."""
+"""Directions in weight space: random and filter-normalised, eigenvectors of the Hessian; others are in `projection`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
+from analysis.projection.components import fix_signs
 from wspace import objective
 from wspace.data import Dataset
 from wspace.models import Model
@@ -32,25 +33,6 @@ class Eigenpairs:
     values: Float[np.ndarray, "axis"]
     directions: Params
     residuals: Float[np.ndarray, "axis"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Components:
-    """Principal components of a set of points in weight space.
-
-    Attributes:
-        mean: of the points.
-        directions: unit vectors, leaves (axis, ...), float64, from the largest variance down.
-        coordinates: of the points.
-        explained: share of the points' variance along each direction.
-        residuals: distance of each point from the affine space of the mean and the directions.
-    """
-
-    mean: Params
-    directions: Params
-    coordinates: Float[np.ndarray, "point axis"]
-    explained: Float[np.ndarray, "axis"]
-    residuals: Float[np.ndarray, "point"]
 
 
 def random_directions(
@@ -124,40 +106,6 @@ def orthogonalised(directions: Params) -> Params:
     return layout.unravel(rows)
 
 
-def principal_components(points: Params, num: int = 2) -> Components:
-    """Principal components of stacked networks, e.g. the ends of all seeds or one seed's checkpoints, in float64.
-
-    Never filter-normalised. Computed from the Gram matrix of the centred points, so weight space may be large.
-
-    Args:
-        points: leaves (point, ...), more than `num` of them.
-        num: components.
-
-    Raises:
-        ValueError: there are too few points, or they span fewer dimensions.
-    """
-    layout = Layout.of(jax.tree.map(lambda leaf: leaf[0], points))
-    rows = _rows(points)
-    if len(rows) <= num:
-        raise ValueError(f"{num} principal components take at least {num + 1} points, got {len(rows)}")
-    mean = rows.mean(axis=0)
-    rows -= mean
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    rounding = (
-        len(rows) * np.finfo(float).eps * np.linalg.norm(mean)
-    )  # by which equal points may differ from their mean
-    if not values[num - 1] > max(1e-12 * values[0], len(rows) * rounding**2):
-        raise ValueError(f"the {len(rows)} points span fewer than {num} dimensions")
-    # orthogonal already, but for the rounding of the Gram matrix where a variance is much smaller than the first
-    directions = fix_signs(np.linalg.qr((vectors[:, :num].T @ rows / np.sqrt(values[:num, None])).T)[0].T)
-    coordinates = rows @ directions.T
-    residuals = [np.linalg.norm(row - own @ directions) for row, own in zip(rows, coordinates, strict=True)]
-    return Components(
-        layout.unravel(mean), layout.unravel(directions), coordinates, values[:num] / values.sum(), np.array(residuals)
-    )
-
-
 def hessian_directions(
     model: Model, kind: LossKind, params: Params, data: Dataset, num: int = 2, *,
     which: Literal["largest", "smallest", "both"] = "largest", l2: float = 0.0, rng: np.random.Generator,
@@ -219,12 +167,6 @@ def hessian_product(
             return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(parts)])
 
     return product
-
-
-def fix_signs(rows: Float[np.ndarray, "axis param"]) -> Float[np.ndarray, "axis param"]:
-    """Each direction, or its negative, so that its entry of the largest size is positive: the one rule for all."""
-    largest = np.take_along_axis(rows, np.argmax(np.abs(rows), axis=1)[:, None], 1)
-    return rows * np.where(largest < 0, -1.0, 1.0)
 
 
 @objective.cache_compiled

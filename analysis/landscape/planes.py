@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.landscape import directions as ways
-from analysis.landscape.directions import Components, Eigenpairs
+from analysis.landscape.directions import Eigenpairs
+from analysis.projection.components import Components, principal_components
 from wspace.data import Dataset
 from wspace.models import Model
 from wspace.objective import LossKind
@@ -155,15 +156,29 @@ def pca_plane(points: Params, names: Sequence[str] | None = None, num_axes: int 
     Raises:
         ValueError: there are too few points, they span fewer dimensions, or do not have one name each.
     """
-    found = ways.principal_components(points, num_axes)
-    spread = found.coordinates.std(axis=0)
-    scaled = jax.tree.map(lambda leaf: leaf * spread.reshape(-1, *(1,) * (leaf.ndim - 1)), found.directions)
-    axes = tuple(f"principal component {k + 1}" for k in range(num_axes))
-    plane = custom_plane(found.mean, scaled, names=axes, how="principal components")
+    layout = Layout.of(jax.tree.map(lambda leaf: leaf[0], points))
+    leaves = [np.float64(leaf) for leaf in jax.tree.leaves(points)]
+    found = principal_components(np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1), num_axes)
+    plane = principal_plane(found, layout)
     labels = [str(i) for i in range(len(found.coordinates))] if names is None else list(names)
     if not len(set(labels)) == len(labels) == len(found.coordinates):
         raise ValueError(f"{len(found.coordinates)} points take as many different names, got {labels}")
     return plane.marked({label: pick(points, i) for i, label in enumerate(labels)}), found
+
+
+def principal_plane(found: Components, layout: Layout) -> Plane:
+    """The line or plane of principal components, through their origin, without anchors.
+
+    A relative coordinate of 1 is one standard deviation of the points, about the origin, along that direction.
+
+    Raises:
+        ValueError: every trajectory was centred at an end of its own, so that there is no common plane.
+    """
+    if found.origin.ndim != 1:
+        raise ValueError("components about every trajectory's own end have no common origin: centre them at the mean")
+    scaled = found.directions * np.sqrt(found.explained * found.total)[:, None]
+    names = tuple(f"principal component {k + 1}" for k in range(len(scaled)))
+    return custom_plane(layout.unravel(found.origin), layout.unravel(scaled), names=names, how="principal components")
 
 
 def hessian_plane(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from problems import Bowl, zero_targets
 from scipy.sparse.linalg import ArpackError
-from sklearn.decomposition import PCA
 from test_surface import classification, numpy_metrics, random_params, regression
 
 from analysis.landscape import (
@@ -16,9 +15,9 @@ from analysis.landscape import (
     filter_normalised,
     hessian_directions,
     orthogonalised,
-    principal_components,
     random_directions,
 )
+from analysis.projection import fix_signs
 from wspace import MLP, objective
 from wspace.tree import Layout, ravel
 
@@ -156,54 +155,6 @@ def test_making_orthogonal_keeps_the_span_and_the_argument(rng):
     np.testing.assert_array_equal(rows(given), rows(before))
 
 
-@pytest.mark.parametrize("num", [1, 2, 4])
-@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
-def test_principal_components_are_those_of_scikit_learn(rng, num, convert):
-    points = {"a": rng.standard_normal((9, 2, 3)), "b": 3 + rng.standard_normal((9, 4)) * [4, 3, 2, 1]}
-    points = jax.tree.map(lambda leaf: convert(leaf.astype(np.float32)), points)
-    found, x = principal_components(points, num), rows(points)
-    pca = PCA(num, svd_solver="full").fit(x)
-    components = np.asarray(pca.components_)
-    signs = np.sign(components[np.arange(num), np.abs(components).argmax(axis=1)])
-    np.testing.assert_allclose(rows(found.directions), signs[:, None] * components, atol=1e-12)
-    np.testing.assert_allclose(found.coordinates, signs * pca.transform(x), atol=1e-12)
-    np.testing.assert_allclose(found.explained, pca.explained_variance_ratio_, rtol=1e-12)
-    assert Layout.of(found.mean).shapes == ((2, 3), (4,))
-    np.testing.assert_allclose(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found.mean)]), x.mean(axis=0))
-    off = x - pca.inverse_transform(pca.transform(x))
-    np.testing.assert_allclose(found.residuals, np.linalg.norm(off, axis=1), rtol=1e-10)
-
-
-def test_small_variances_beside_large_ones_have_exact_lengths_and_angles(rng):
-    """The Gram matrix alone would give a second component 2e-6 too long, and residuals of 1e-8."""
-    basis = np.linalg.qr(rng.standard_normal((50, 2)))[0].T
-    points = {"theta": 5 + rng.standard_normal((20, 2)) * [1, 3e-6] @ basis}
-    found = principal_components(points, 2)
-    got = found.directions["theta"]
-    np.testing.assert_allclose(got @ got.T, np.eye(2), atol=1e-14)
-    np.testing.assert_allclose(np.abs(got @ basis.T), np.eye(2), atol=1e-5)
-    assert found.residuals.max() < 1e-13
-
-
-@pytest.mark.parametrize(
-    ("theta", "num", "match"),
-    [
-        (np.eye(2), 2, "2 principal components take at least 3 points, got 2"),
-        (np.outer(np.arange(4.0), [1, 2, 3]), 2, "the 4 points span fewer than 2 dimensions"),
-        (np.full((3, 7), 0.1), 1, "the 3 points span fewer than 1 dimensions"),
-        (np.full((30, 7), 1e9 / 3), 1, "the 30 points span fewer than 1 dimensions"),
-    ],
-)
-def test_points_without_enough_dimensions_are_refused(theta, num, match):
-    with pytest.raises(ValueError, match=match):
-        principal_components({"theta": theta}, num)
-
-
-def test_the_entry_of_the_largest_size_is_positive():
-    given = np.array([[1.0, -3.0, 2.0], [-1.0, 0.0, 0.5], [0.1, 0.2, 0.3]])
-    np.testing.assert_array_equal(ways.fix_signs(given), [[-1, 3, -2], [1, 0, -0.5], [0.1, 0.2, 0.3]])
-
-
 def derivative(order, model, kind, params, data, l2):
     """jax.grad or jax.hessian of the objective on all data at once, as a function of theta, in float64."""
     layout = Layout.of(params)
@@ -244,7 +195,7 @@ def test_eigenpairs_are_those_of_the_dense_hessian(rng, monkeypatch, kind, make,
         np.testing.assert_allclose(found.values, values[at], rtol=1e-6)
         got = rows(found.directions)
         np.testing.assert_allclose(got @ got.T, np.eye(num), atol=1e-10)
-        np.testing.assert_allclose(got, ways.fix_signs(vectors[:, at].T), atol=1e-3)
+        np.testing.assert_allclose(got, fix_signs(vectors[:, at].T), atol=1e-3)
         off = [np.linalg.norm(matrix @ v - value * v) for v, value in zip(got, found.values, strict=True)]
         np.testing.assert_allclose(found.residuals, off, atol=1e-10)
         assert np.all(found.residuals < 1e-4 * np.abs(values).max())
