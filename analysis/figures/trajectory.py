@@ -53,6 +53,41 @@ def on_plane(
     return figure
 
 
+def in_plane(
+    coordinates: Float[np.ndarray, "seed checkpoint 2"], names: Sequence[str], title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """Restarts over training as paths in a plane without a loss: an open circle at the start, a dot at the end.
+
+    Args:
+        coordinates: of each checkpoint; both axes have one scale.
+        names: of the restarts.
+        title: of the panel.
+        xlabel, ylabel: of the axes.
+    """
+    figure, axes = style.panel(title, xlabel, ylabel, (4.1, 3.8))
+    for number, (path, name) in enumerate(zip(coordinates, names, strict=True)):
+        color = style.CYCLE[number % len(style.CYCLE)]
+        axes.plot(*path.T, color=color, linewidth=1.0, marker=".", markersize=4, alpha=0.85, label=name)
+        for at, fill in ((0, "white"), (-1, color)):
+            axes.plot(
+                *path[at],
+                marker="o",
+                markersize=6,
+                markerfacecolor=fill,
+                markeredgecolor=color,
+                linestyle="none",
+                zorder=4,
+            )
+    axes.set_aspect("equal", adjustable="datalim")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    figure.legend(
+        loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=style.INK, handlelength=1.2
+    )
+    return figure
+
+
 def shadow(steps: Steps, result: Shadows, ylabel: str) -> Figure:
     """One trajectory: its own train loss and that of its shadow on the plane, and how far it lies from the plane."""
     figure = style.canvas((4.1, 4.2))
@@ -96,7 +131,7 @@ def scree(null: Null, low: float, high: float, percent: str) -> Figure:
     ends = np.nanquantile(drawn, [low, high], axis=0)
     for k in range(num):
         spread = np.linspace(-0.16, 0.16, len(shown)) if len(shown) > 1 else np.zeros(1)
-        axes.fill_between([k + 0.68, k + 1.32], *ends[:, [k, k]], color=WALK, alpha=0.35, linewidth=0)
+        axes.fill_between([k + 0.68, k + 1.32], *ends[:, [k, k]], color=WALK, alpha=0.35, linewidth=2.5)
         axes.plot(k + 1 + spread, shown[:, k], color=style.END, marker=".", markersize=4, linestyle="none", alpha=0.7)
         axes.plot([k + 0.68, k + 1.32], [np.nanmedian(null.expected[:, k])] * 2, color=style.INK, linewidth=1.2)
     style.log(axes, "y")
@@ -169,7 +204,7 @@ def over_steps(
             axes.fill_between(steps, low, high, color=color, alpha=0.22, linewidth=0)
         axes.plot(steps, middle, color=color, linewidth=1.7, linestyle=DASHES[number % len(DASHES)], label=label)
     if null is not None:
-        axes.plot(steps, null[1], color=style.INK, linewidth=1.1, linestyle=(0, (1, 1.2)), label=null[0])
+        axes.plot(steps, null[1], color=style.INK, linewidth=1.2, linestyle=(0, (2.5, 2)), label=null[0])
     every = np.concatenate([values.ravel() for values in rows.values()])
     if log and style.spans_decades(every[every > 0]):
         style.log(axes, "y")

@@ -157,8 +157,8 @@ def pca_plane(points: Params, names: Sequence[str] | None = None, num_axes: int 
         ValueError: there are too few points, they span fewer dimensions, or do not have one name each.
     """
     layout = Layout.of(jax.tree.map(lambda leaf: leaf[0], points))
-    leaves = [np.float64(leaf) for leaf in jax.tree.leaves(points)]
-    found = principal_components(np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1), num_axes)
+    rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(points)], axis=1)
+    found = principal_components(rows, num_axes)
     plane = principal_plane(found, layout)
     labels = [str(i) for i in range(len(found.coordinates))] if names is None else list(names)
     if not len(set(labels)) == len(labels) == len(found.coordinates):

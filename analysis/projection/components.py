@@ -5,6 +5,7 @@ variance first, and of each direction and its negative the one that `fix_signs` 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -141,7 +142,6 @@ class _Points:
             raise ValueError("principal components got no points")
         self.equal = weights is None
         self.weights = np.full(self.num, 1 / self.num) if weights is None else self._checked(np.asarray(weights, float))
-        self._mean: np.ndarray | None = None
 
     def params(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """(params, origin there, centred rows there): all points, a chunk of params at a time."""
@@ -163,11 +163,9 @@ class _Points:
 
     def points(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(positions among the points, centred rows): whole points, a block at a time, each read once."""
+        own = self.origins
         for at, rows in self._raw():
-            if self._centre == "mean":
-                yield at, rows - self.origin()
-            else:
-                yield at, rows - (self._ends[at // self.batch[1]] if self._trajectories else self._ends[0])
+            yield at, rows - (own[at // self.batch[-1]] if len(own) > 1 else own)
 
     def all(self) -> np.ndarray:
         """All points as they are, in order."""
@@ -176,22 +174,18 @@ class _Points:
             rows[at] = block
         return rows
 
-    def origin(self) -> np.ndarray:
-        """What `points` subtracts."""
-        if self._mean is None:
-            if self._centre == "mean":
-                self._mean = np.zeros(self.num_params)
-                for at, rows in self._raw():
-                    self._mean += self.weights[at] @ rows
-            else:
-                place = 0 if self._centre == "init" else -1
-                if self._trajectories:
-                    ends = self._read(self.rows, slice(None), place % self.batch[1])
-                else:
-                    ends = self._read(self.rows[[place]], slice(None))
-                self._ends = ends.astype(np.float64)
-                self._mean = self._ends if len(self._ends) > 1 else self._ends[0]
-        return self._mean
+    @functools.cached_property
+    def origins(self) -> np.ndarray:
+        """What `points` subtracts: one for all, or one for each trajectory, (own, param)."""
+        if self._centre == "mean":
+            mean = np.zeros((1, self.num_params))
+            for at, rows in self._raw():
+                mean += self.weights[at] @ rows
+            return mean
+        place = 0 if self._centre == "init" else -1
+        if self._trajectories:
+            return self._read(self.rows, slice(None), place % self.batch[1]).astype(np.float64)
+        return self._read(self.rows[[place]], slice(None)).astype(np.float64)
 
     def _raw(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         each = 1 if not self._held and self._trajectories else math.prod(self.batch[1:])  # checkpoints read together
@@ -273,11 +267,12 @@ def _by_gram(source: _Points, num: int, progress: Callable[[str], None]) -> Comp
 
 def _by_streaming(source: _Points, num: int, progress: Callable[[str], None]) -> Components:
     progress("origin")
-    origin, total = source.origin(), 0.0
+    origin, total = source.origins, 0.0
     rng = np.random.default_rng(0)  # where the iteration begins, not what it finds
     width = min(num + GUARDS, source.num_params)
     basis = block = np.linalg.qr(rng.standard_normal((source.num_params, width)))[0]
     image = np.zeros((source.num_params, 0))
+    misses = np.full(width, np.inf)
     for number in range(MOST_PASSES):
         moved, total = _covariance(source, block)
         image = np.concatenate([image, moved], axis=1)
@@ -313,7 +308,8 @@ def _by_streaming(source: _Points, num: int, progress: Callable[[str], None]) ->
     for at, rows in source.points():
         coordinates[at] = rows @ directions.T
         residuals[at] = np.linalg.norm(rows - coordinates[at] @ directions, axis=1)
-    return _components(source, origin, directions, coordinates, values[:num], residuals, total, num)
+    own = origin if len(origin) > 1 else origin[0]
+    return _components(source, own, directions, coordinates, values[:num], residuals, total, num)
 
 
 def _covariance(source: _Points, vectors: np.ndarray) -> tuple[np.ndarray, float]:

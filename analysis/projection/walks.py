@@ -26,7 +26,8 @@ class Null:
         walks: the same of random walks, `(walk, seed, component)`.
         expected: the same for infinitely many params, in closed form.
         curves: the components over time, with a weighted sum of squares of 1 and the signs that fit `expected_curves`.
-        expected_curves: those of a walk in infinitely many dimensions: cosines, where steps are equal.
+        expected_curves: those of a walk in infinitely many dimensions: cosines, where steps are equal. The first trajectory
+            that moves has them begin (or, at rest there, end) above zero; the others' signs fit its.
         fit: R^2 of each component against its expected curve.
         walks_fit: the same of the walks.
         p_shares: of the mean over seeds of each share: how often walks are as far from their own middle, on either side.
@@ -86,6 +87,9 @@ def compare(
     norms = step_norms(gram)
     shares, curves = _components(gram, centre, weight, num)
     expected, expected_curves = _components(expected_gram(norms), centre, weight, num)
+    first = expected_curves[np.argmax(norms.sum(axis=1) > 0)]
+    first = first * _sign(first[-1 if centre == "init" else 0])
+    expected_curves = expected_curves * _sign(np.sum(expected_curves * first, axis=1, keepdims=True))
     found, fits = [], []
     for _ in range(num_walks):
         own, own_curves = _components(_walk_grams(norms, num_params, rng), centre, weight, num)
@@ -95,12 +99,11 @@ def compare(
     moves = norms.sum(axis=1) > 0
     mean = lambda values: values[..., moves, :].mean(axis=-2)  # noqa: E731
     none, root = np.full(num, np.nan), np.sqrt(weight)[:, None]
-    signs = np.where(np.sum(curves * expected_curves, axis=1, keepdims=True) < 0, -1, 1)
     return Null(
         shares=shares,
         walks=walks,
         expected=expected,
-        curves=signs * curves / root,
+        curves=curves * _sign(np.sum(curves * expected_curves, axis=1, keepdims=True)) / root,
         expected_curves=expected_curves / root,
         fit=fit,
         walks_fit=walks_fit,
@@ -288,6 +291,10 @@ def _coordinates(points: np.ndarray) -> np.ndarray:
     left, values, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
     there = values > 1e-12 * values.max(initial=0)
     return left[:, there] * values[there]
+
+
+def _sign(values: np.ndarray) -> np.ndarray:
+    return np.where(values < 0, -1, 1)
 
 
 def _fit(curves: np.ndarray, expected: np.ndarray) -> np.ndarray:

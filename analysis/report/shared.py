@@ -82,6 +82,13 @@ def restart_surfaces(run: Run, tell: Tell) -> dict[str, Surface]:
     return _surfaces[run]
 
 
+def plane_points(run: Run) -> int:
+    """Points along each axis of a plane, odd, that cost at most PLANE_FLOPS."""
+    examples = len(run.data.x_train) + len(run.data.x_test)
+    points = int(np.sqrt(PLANE_FLOPS / (2.0 * run.layout.size * examples)))
+    return int(np.clip(points - 1 + points % 2, FEWEST_POINTS, MOST_POINTS))
+
+
 def _evaluated(run: Run, tell: Tell) -> dict[str, Surface]:
     ids = run.seeds[run.converged()].tolist()[:3]
     if len(ids) < 3:
@@ -100,9 +107,7 @@ def _evaluated(run: Run, tell: Tell) -> dict[str, Surface]:
             planes[way] = plane_through(*three, names=names)
     if "raw" not in planes:
         return {}
-    examples, half = len(run.data.x_train) + len(run.data.x_test), common_reach(list(planes.values()))
-    points = int(np.sqrt(PLANE_FLOPS / (2.0 * run.layout.size * examples)))
-    num = int(np.clip(points - 1 + points % 2, FEWEST_POINTS, MOST_POINTS))
+    half, num = common_reach(list(planes.values())), plane_points(run)
     return {
         way: evaluate(
             run.model, run.loss_kind, plane, grid(plane, num, half / plane.lengths), run.data,

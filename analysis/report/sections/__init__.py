@@ -11,6 +11,7 @@ from analysis.report.sections import (
     line,
     provenance,
     training,
+    trajectory,
 )
 
 SECTIONS: tuple[Section, ...] = (
@@ -22,5 +23,6 @@ SECTIONS: tuple[Section, ...] = (
     convexity.SECTION,
     landscape.SECTION,
     connectivity.SECTION,
+    trajectory.SECTION,
     provenance.SECTION,
 )

@@ -275,9 +275,8 @@ def test_what_cannot_be_analysed_is_refused(route, rng):
     theta[[1, 3], 2, 5] = np.inf
     with pytest.raises(ValueError, match=r"positions \[1(, 3)?\] along the first axis are not finite"):
         principal_components(theta, route=route)
-    weights = {"weights": np.ones(3)}
     with pytest.raises(ValueError, match=r"weights have shape \(3,\): \(12,\) or \(5, 12\) is expected"):
-        principal_components(trajectories(rng), route=route, **weights)
+        principal_components(trajectories(rng), route=route, weights=np.ones(3))
     with pytest.raises(ValueError, match="positive numbers"):
         principal_components(trajectories(rng), route=route, weights=np.zeros(12))
 

@@ -173,6 +173,8 @@ def test_curves_have_the_signs_of_what_they_are_compared_with(rng):
     products = np.einsum("t,stk,stk->sk", weights, null.curves, null.expected_curves)
     assert np.all(products >= 0)
     np.testing.assert_allclose(products**2, null.fit)
+    assert np.all(null.expected_curves[0, 0] > 0)
+    assert np.all(np.einsum("t,stk,tk->sk", weights, null.expected_curves, null.expected_curves[0]) > 0)
     np.testing.assert_allclose(np.einsum("t,stk->sk", weights, null.curves), 0, atol=1e-9)  # about the weighted mean
 
 
