@@ -1,5 +1,34 @@
 """How alike restarts are: distances in weight space; predictions and representations."""
 
+from analysis.similarity.cka import cka
+from analysis.similarity.correspondence import Correspondence, common_order, correspondence
+from analysis.similarity.function import (
+    FunctionDistances,
+    disagreement,
+    function_distances,
+    independent_disagreement,
+    js_divergence,
+    outputs,
+    probabilities,
+    representations,
+    rms_distance,
+)
 from analysis.similarity.weights import Distances, distances
 
-__all__ = ["Distances", "distances"]
+__all__ = [
+    "Correspondence",
+    "Distances",
+    "FunctionDistances",
+    "cka",
+    "common_order",
+    "correspondence",
+    "disagreement",
+    "distances",
+    "function_distances",
+    "independent_disagreement",
+    "js_divergence",
+    "outputs",
+    "probabilities",
+    "representations",
+    "rms_distance",
+]
