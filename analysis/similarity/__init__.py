@@ -2,6 +2,7 @@
 
 from analysis.similarity.cka import cka
 from analysis.similarity.correspondence import Correspondence, common_order, correspondence
+from analysis.similarity.embedding import Neighbourhoods, Scaling, neighbourhoods, scaling
 from analysis.similarity.function import (
     FunctionDistances,
     disagreement,
@@ -13,12 +14,16 @@ from analysis.similarity.function import (
     representations,
     rms_distance,
 )
+from analysis.similarity.samples import Samples, samples_around
 from analysis.similarity.weights import Distances, distances
 
 __all__ = [
     "Correspondence",
     "Distances",
     "FunctionDistances",
+    "Neighbourhoods",
+    "Samples",
+    "Scaling",
     "cka",
     "common_order",
     "correspondence",
@@ -27,8 +32,11 @@ __all__ = [
     "function_distances",
     "independent_disagreement",
     "js_divergence",
+    "neighbourhoods",
     "outputs",
     "probabilities",
     "representations",
     "rms_distance",
+    "samples_around",
+    "scaling",
 ]
