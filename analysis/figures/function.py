@@ -67,27 +67,35 @@ def against(
 def samples(
     restarts: tuple[Float[np.ndarray, "seed"], Float[np.ndarray, "seed"]],
     ways: Mapping[str, tuple[Float[np.ndarray, "seed scale"], Float[np.ndarray, "seed scale"]]],
+    xlabel: str,
+    ylabel: str,
+    shares: bool,
 ) -> Figure:
-    """Disagreement against accuracy: other restarts, and samples around a restart at growing distance from it.
+    """Distance in function against score: other restarts, and samples around a restart at growing distance from it.
 
     Args:
-        restarts: accuracy of each, and its median disagreement with the others.
-        ways: label -> accuracy and disagreement of samples, means over the samples around each restart, at each scale.
+        restarts: score of each, and its mean distance from the others.
+        ways: label -> score and distance of samples, means over the samples around each restart, at each scale.
+        xlabel, ylabel: quantities.
+        shares: whether they are shares.
     """
-    figure, axes = style.panel(
-        "Another restart, or a step aside?", "test accuracy", "share of predictions that differ", (4.1, 3.6)
-    )
-    for number, (label, (accuracy, differs)) in enumerate(ways.items()):
+    figure, axes = style.panel("Another restart, or a step aside?", xlabel, ylabel, (4.1, 3.8))
+    for number, (label, (score, distance)) in enumerate(ways.items()):
         color = (style.TRAIN, style.TEST, style.TRAVELLED, style.CYCLE[4])[number % 4]
-        axes.plot(accuracy.T, differs.T, color=color, linewidth=0.5, alpha=0.3)
+        axes.plot(score.T, distance.T, color=color, linewidth=0.5, alpha=0.3)
         axes.plot(
-            np.median(accuracy, axis=0), np.median(differs, axis=0), color=color, linewidth=1.7,
+            np.median(score, axis=0), np.median(distance, axis=0), color=color, linewidth=1.7,
             marker=MARKERS[number % len(MARKERS)], markersize=3.5, label=label,
         )  # fmt: skip
-    axes.scatter(*restarts, s=26, color=style.END, marker="*", linewidths=0, zorder=4, label="other restarts")
+    axes.scatter(*restarts, s=40, color=style.END, marker="*", linewidths=0, zorder=4, label="other restarts")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=style.INK)
+        axis.set_major_formatter(
+            (lambda v, _: f"{100 * v:.4g}%") if shares else (lambda v, _: f"{v:g}".replace("-", "−"))
+        )
+    low, high = float(restarts[0].min()), float(restarts[0].max())
+    axes.set_xlim(left=max(axes.get_xlim()[0], low - max(0.05, 3 * (high - low))))  # far samples are of no use
+    seen = [d[s >= axes.get_xlim()[0]].max(initial=0) for s, d in ways.values()]
+    axes.set_ylim(0, 1.15 * max(float(restarts[1].max()), *seen))
+    figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=8, labelcolor=style.INK)
     return figure

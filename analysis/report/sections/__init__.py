@@ -7,6 +7,7 @@ from analysis.report.sections import (
     convexity,
     distance,
     finals,
+    function,
     landscape,
     line,
     provenance,
@@ -24,5 +25,6 @@ SECTIONS: tuple[Section, ...] = (
     landscape.SECTION,
     connectivity.SECTION,
     trajectory.SECTION,
+    function.SECTION,
     provenance.SECTION,
 )
