@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.landscape.planes import Plane
-from analysis.landscape.surface import Values, frozen, measurer
+from analysis.landscape.surface import METRICS, Values, frozen, measurer
 from wspace import objective
 from wspace.data import Dataset
 from wspace.models import Model
@@ -16,7 +16,7 @@ from wspace.objective import LossKind
 from wspace.tree import Params, pick
 
 LOSSES = ("train_loss", "test_loss")
-TOGETHER = 64  # networks measured at once
+TOGETHER = 16  # networks measured at once: always as many, for one compiled program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +64,17 @@ def shadows(
     found = [plane.project(pick(params, i)) for i in range(num)]
     coordinates, residual = np.array([at for at, _ in found]), np.array([far for _, far in found])
     away = np.sqrt(np.square(residual) + np.square(coordinates) @ np.square(plane.lengths))
-    measured: list[dict[str, np.ndarray]] = []
-    width = min(TOGETHER, num)
-    for low in range(0, num, width):
-        rows = np.arange(low, low + width).clip(max=num - 1)  # the last ones again, for one compiled program
+    nearest = measurer(model, kind, data, [name for name in metrics if name in METRICS[data.task]])(plane)
+    own: dict[str, list] = {name: [] for name in metrics}
+    flat: dict[str, list] = {name: [] for name in metrics}
+    for low in range(0, num, TOGETHER):
+        rows = np.arange(low, low + TOGETHER).clip(max=num - 1)
         some = objective.evaluate(model, kind, jax.tree.map(lambda leaf, at=rows: np.asarray(leaf)[at], params), data)
-        measured.append({name: np.asarray(values)[: num - low] for name, values in some.items()})
-    if unknown := [name for name in metrics if name not in measured[0]]:
-        raise ValueError(f"metrics {unknown} are unknown; there are {', '.join(measured[0])}")
-    own = {name: np.concatenate([part[name] for part in measured]).astype(np.float64) for name in metrics}
-    nearest = measurer(model, kind, data, metrics)(plane)(coordinates)
-    return Shadows(coordinates, residual, away, frozen(own), frozen({name: nearest[name] for name in metrics}))
+        if unknown := [name for name in metrics if name not in some]:
+            raise ValueError(f"metrics {unknown} are unknown; there are {', '.join(some)}")
+        shadow = nearest(coordinates[rows])
+        for name in metrics:
+            own[name].append(np.asarray(some[name], np.float64)[: num - low])
+            flat[name].append(shadow[name][: num - low])
+    whole = lambda parts: frozen({name: np.concatenate(values) for name, values in parts.items()})  # noqa: E731
+    return Shadows(coordinates, residual, away, whole(own), whole(flat))
