@@ -90,13 +90,12 @@ def travel(
         layer `0`).
 
     Raises:
-        ValueError: there is one checkpoint, steps do not fit or ascend, the layout does not fit, or a value is not finite.
+        ValueError: there are no seeds, there is one checkpoint, steps do not fit or ascend, the layout does not fit, or a
+            value is not finite.
     """
-    rows = np.arange(theta.shape[0]) if seeds is None else np.asarray(seeds, int)
-    if len(theta.shape) != 3 or theta.shape[1] != len(steps) or len(rows) == 0:
-        raise ValueError(
-            f"theta has shape {theta.shape} for {len(steps)} steps and {len(rows)} seeds: (seed, checkpoint, ..)"
-        )
+    rows = _rows(theta, seeds)
+    if theta.shape[1] != len(steps):
+        raise ValueError(f"theta has shape {theta.shape} for {len(steps)} steps: one for each checkpoint is expected")
     if len(steps) < 2 or np.any(np.diff(steps) <= 0):
         raise ValueError(
             f"steps = {np.asarray(steps).tolist()}: a trajectory takes at least two checkpoints at ascending steps"
@@ -113,19 +112,50 @@ def travel(
 def apart(
     theta: Any, *, seeds: Sequence[int] | Int[np.ndarray, "_"] | None = None
 ) -> Float[np.ndarray, "checkpoint seed seed"]:
-    """Distances between all seeds at every checkpoint; exactly 0 between identical networks.
+    """Distances |theta_t,i - theta_t,j| between all seeds at every checkpoint; exactly 0 between identical networks.
 
     Args:
         theta, seeds: as in `travel`; one checkpoint of all seeds is read at a time.
+
+    Raises:
+        ValueError: there are no seeds, or a value is not finite.
     """
-    rows = np.arange(theta.shape[0]) if seeds is None else np.asarray(seeds, int)
-    found = []
+    rows, found = _rows(theta, seeds), []
     for checkpoint in range(theta.shape[1]):
-        points = _read(theta, rows, checkpoint)
+        points = _finite(_read(theta, rows, checkpoint), rows)
         total, size = np.zeros(len(rows) * (len(rows) - 1) // 2), max(1, CHUNK_VALUES // len(rows))
         for low in range(0, points.shape[1], size):
-            total += pdist(points[:, low : low + size].astype(np.float64), "sqeuclidean")
+            total += pdist(points[:, low : low + size], "sqeuclidean")
         found.append(squareform(np.sqrt(total)) if len(rows) > 1 else np.zeros((1, 1)))
+    return np.array(found)
+
+
+def together(
+    theta: Any, *, seeds: Sequence[int] | Int[np.ndarray, "_"] | None = None
+) -> Float[np.ndarray, "checkpoint seed seed"]:
+    """Cosines between the displacements d_t = theta_t - theta_0 of all seeds: <d_t,i, d_t,j> / (|d_t,i| |d_t,j|).
+
+    Of independent isotropic directions in P dimensions they are 0 with a standard deviation of 1 / sqrt(P).
+
+    Args:
+        theta, seeds: as in `travel`; two checkpoints of all seeds are held at a time.
+
+    Returns:
+        NaN where one of the two is still, or again, at its init: all of the first checkpoint.
+
+    Raises:
+        ValueError: there are no seeds, or a value is not finite.
+    """
+    rows, found = _rows(theta, seeds), []
+    first = _finite(_read(theta, rows, 0), rows)
+    for checkpoint in range(theta.shape[1]):
+        displacement = _finite(_read(theta, rows, checkpoint), rows) - first
+        sizes = np.sqrt(np.einsum("sp,sp->s", displacement, displacement))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            displacement /= sizes[:, None]
+        cosine = np.clip(displacement @ displacement.T, -1, 1)
+        np.fill_diagonal(cosine, np.where(sizes > 0, 1, np.nan))
+        found.append(cosine)
     return np.array(found)
 
 
@@ -184,6 +214,23 @@ def _travel(steps: np.ndarray, sums: dict[str, np.ndarray], num_params: int) -> 
         steps, np.sqrt(sums["norm"]), np.sqrt(sums["init"]), np.sqrt(sums["final"]), np.sqrt(sums["moved"]), sums["turn"],
         num_params,
     )  # fmt: skip
+
+
+def _rows(theta: Any, seeds: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    rows = np.arange(theta.shape[0]) if seeds is None else np.asarray(seeds)
+    if len(theta.shape) != 3 or len(rows) == 0 or rows.dtype == bool:
+        raise ValueError(
+            f"theta has shape {theta.shape}, seeds are {rows.tolist()}: (seed, checkpoint, param) and one or more positions "
+            "along the first axis are expected; np.flatnonzero turns a mask into them"
+        )
+    return rows.astype(int)
+
+
+def _finite(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if not np.all(np.isfinite(points)):
+        bad = rows[~np.isfinite(points).all(axis=1)]
+        raise ValueError(f"seeds at positions {bad.tolist()} are not finite: diverged seeds have no trajectory")
+    return points
 
 
 def _blocks(theta: Any, num: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from analysis import travel as module
 from analysis.projection import walk
-from analysis.travel import apart, travel
+from analysis.travel import apart, together, travel
 from wspace.tree import Layout
 
 STEPS = np.array([0, 1, 3, 10, 20])
@@ -146,6 +146,33 @@ def test_distances_between_seeds_at_every_checkpoint(rng, monkeypatch):
     assert apart(theta[:1]).tolist() == [[[0.0]]] * 3
 
 
+def test_cosines_between_displacements_at_every_checkpoint(rng):
+    theta = rng.standard_normal((5, 4, 300)).astype(np.float32)
+    theta[1] = 3 * theta[0] + 1  # moves alike, from elsewhere and farther
+    theta[2] = -theta[0]
+    got = together(theta)
+    assert np.isnan(got[0]).all()
+    moves = theta.astype(float) - theta[:, :1].astype(float)
+    for t in range(1, 4):
+        sizes = np.linalg.norm(moves[:, t], axis=1)
+        np.testing.assert_allclose(got[t], moves[:, t] @ moves[:, t].T / np.outer(sizes, sizes), rtol=1e-12, atol=1e-12)
+        assert got[t, 0, 1] == pytest.approx(1, abs=1e-6)
+        assert got[t, 0, 2] == pytest.approx(-1, abs=1e-12)
+        assert np.abs(got[t, 0, 3:]).max() < 5 / np.sqrt(300)
+        assert np.diag(got[t]).tolist() == [1] * 5
+    np.testing.assert_allclose(together(theta, seeds=[3, 1])[1:], got[1:, [3, 1]][:, :, [3, 1]])
+    theta[4, 2] = theta[4, 0]
+    np.testing.assert_array_equal(np.isnan(together(theta)[2]), np.eye(5)[4][:, None] + np.eye(5)[4] > 0)
+
+
+def test_distances_and_cosines_of_an_array_on_disk_are_read_checkpoint_by_checkpoint(rng):
+    theta = rng.standard_normal((4, 3, 10)).astype(np.float32)
+    for measure in (apart, together):
+        source = Counting(theta)
+        np.testing.assert_array_equal(measure(source, seeds=[0, 2, 3]), measure(theta[[0, 2, 3]]))
+        assert max(source.sizes) == 3 * 10
+
+
 def test_degenerate_trajectories(rng):
     theta = rng.standard_normal((3, 5, 4))
     theta[1] = theta[1, :1]
@@ -166,3 +193,17 @@ def test_degenerate_trajectories(rng):
     theta[0, 1, 2] = np.inf
     with pytest.raises(ValueError, match=r"seeds at positions \[0\] are not finite"):
         one(theta)
+    for measure in (apart, together):
+        with pytest.raises(ValueError, match=r"seeds at positions \[0\] are not finite"):
+            measure(theta)
+        assert np.isfinite(measure(theta, seeds=[1, 2])[1:]).any()
+
+
+@pytest.mark.parametrize("measure", [lambda theta, **kw: travel(theta, STEPS, **kw), apart, together])
+def test_seeds_that_are_no_positions_are_refused(rng, measure):
+    theta = rng.standard_normal((3, 5, 4))
+    with pytest.raises(ValueError, match=r"theta has shape \(3, 5\)"):
+        measure(theta[:, :, 0])
+    for seeds in ([], [True, False, True]):
+        with pytest.raises(ValueError, match="one or more positions"):
+            measure(theta, seeds=seeds)
