@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from analysis.threads import in_threads
+from wspace.cores import num_cores
+
 MOST_VALUES = 2**24  # float64 values of Gram rows held at once: 128 MB
+ROUNDING = 1e-12  # |U(K)| below this share of the trace of K is rounding
 
 
 def cka(
@@ -20,14 +24,16 @@ def cka(
 
     It is 1 between representations equal up to a rotation, a scale and a shift, and 0 on average between independent ones,
     where the biased estimate grows with the width; so it may be negative. Exact: rows of U(K) of all layers and networks are
-    made a few examples at a time, and one matrix product adds all their inner products.
+    made a few examples at a time, each pair of examples once, and one matrix product adds all their inner products; on all
+    cores.
 
     Args:
         representations: of each layer, on the same examples; what follows the example axis is flattened.
-        most_values: of the rows held at once.
+        most_values: of the rows held at once, by all cores together.
 
     Returns:
-        [l, m, i, j]: layer l of network i against layer m of network j; NaN where a representation does not vary.
+        [l, m, i, j]: layer l of network i against layer m of network j; NaN where U(K) = 0: the representation does not
+            vary, or on one example only.
 
     Raises:
         ValueError: there are fewer than four examples, layers differ in networks or examples, or values are not finite.
@@ -45,20 +51,28 @@ def cka(
     objects = [x for layer in features for x in layer]
     rows = [_off_diagonal_sums(x) for x in objects]
     totals = [row.sum() for row in rows]
-    size = max(1, most_values // (len(objects) * n))
-    inner = np.zeros((len(objects), len(objects)))
-    for low in range(0, n, size):
-        at = np.arange(low, min(low + size, n))
-        block = np.empty((len(objects), len(at), n))
-        for k, x in enumerate(objects):
-            np.matmul(x[at], x.T, out=block[k])
-            block[k] -= (rows[k][at, None] + rows[k]) / (n - 2) - totals[k] / ((n - 1) * (n - 2))
-            block[k, np.arange(len(at)), at] = 0
-        flat = block.reshape(len(objects), -1)
-        inner += flat @ flat.T
+    size = max(1, most_values // (num_cores() * len(objects) * n))
+
+    def products(starts: range) -> np.ndarray:
+        inner = np.zeros((len(objects), len(objects)))
+        for low in starts:
+            num_rows = min(size, n - low)
+            at = np.arange(num_rows)
+            block = np.empty((len(objects), num_rows, n - low))  # what is left of it is the transpose of earlier blocks
+            for k, x in enumerate(objects):
+                np.matmul(x[low : low + num_rows], x[low:].T, out=block[k])
+                here = rows[k][low:]
+                block[k] -= (here[:num_rows, None] + here) / (n - 2) - totals[k] / ((n - 1) * (n - 2))
+                block[k, at, at] = 0
+            block[:, :, num_rows:] *= np.sqrt(2)  # so is what is right of its square: these pairs count twice
+            flat = block.reshape(len(objects), -1)
+            inner += flat @ flat.T
+        return inner
+
+    inner = np.sum(in_threads(products, [range(k * size, n, num_cores() * size) for k in range(num_cores())]), axis=0)
     own = np.diag(inner)
-    alive = np.array([bool(np.any(x != 0)) for x in objects]) & (own > 0)
-    scale = np.sqrt(np.where(alive, own, np.nan))
+    trace = np.array([x.size for x in objects])  # features have a mean square of 1
+    scale = np.sqrt(np.where(own > np.square(ROUNDING * trace), own, np.nan))
     return (inner / np.outer(scale, scale)).reshape(num_layers, num, num_layers, num).transpose(0, 2, 1, 3)
 
 

@@ -90,6 +90,21 @@ def test_what_does_not_vary_has_no_alignment(rng):
     assert np.isfinite(got[[0, 0, 2], [0, 2, 2]]).all()
 
 
+def test_variation_on_one_example_only_has_no_alignment(rng):
+    """A unit that answers one example alone: off the diagonal K is a sum of a row and a column, which U-centring removes."""
+    x = rng.standard_normal((4, 30, 3))
+    x[1] = 0.3
+    x[1, 7] = [1, 2, 3]
+    x[3, 7] += 1e3  # others vary as well, a little
+    got = cka([x])[0, 0]
+    assert np.isnan(got[1]).all()
+    others = [0, 2, 3]
+    for i in others:
+        for j in others:
+            centred = [x[k] - x[k].mean(axis=0) for k in (i, j)]
+            assert got[i, j] == pytest.approx(plain(*centred), abs=1e-8)
+
+
 def test_tiny_and_huge_features_are_as_alike_as_others(rng):
     x = rng.standard_normal((2, 8, 4))
     expected = cka([x])
