@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from analysis.statistics import Estimate, bootstrap_seeds
 
 NUM_PERMUTATIONS = 999
+LEAST_SEEDS = 4  # three seeds have three pairs, and every resample with a correlation has all of them
 EXACT = 5040  # no more permutations of the seeds than this (7!) and all are tried
 
 
@@ -21,9 +22,9 @@ class Correspondence:
     """Rank correlation of two distances over pairs of seeds.
 
     Attributes:
-        correlation: Spearman's, with an interval from resampling seeds.
+        correlation: Spearman's, with an interval from resampling seeds, None below LEAST_SEEDS; n counts the seeds of pairs.
         p: how often it is as strong, in either direction, when the seeds of one matrix are shuffled.
-        num_permutations: shuffles, the identity included; 1 / this is the smallest p.
+        num_permutations: shuffles, the identity included; 1 / this is the smallest p: 1/24 for four seeds, 1/120 for five.
         exact: whether these were all there are.
     """
 
@@ -47,19 +48,25 @@ def correspondence(
     rows and columns together.
 
     Args:
-        one, other: symmetric; diagonals are not read; NaN in either leaves the pair out.
+        one, other: symmetric; diagonals are not read; NaN in either leaves the pair out, and a seed without pairs.
         rng: source of resamples and permutations.
         num_permutations: drawn, unless all permutations of the seeds are no more than EXACT.
 
     Returns:
         None where there is no correlation: fewer than three pairs, or a distance that is the same for all.
 
+    Raises:
+        ValueError: a matrix is not symmetric.
+
     Source: Mantel 1967, Cancer Research 27; Legendre & Legendre 2012, Numerical Ecology, section 10.5.
     """
-    num = len(one)
-    upper = np.triu_indices(num, 1)
-    known = ~(np.isnan(one[upper]) | np.isnan(other[upper]))
-    first, second = upper[0][known], upper[1][known]
+    if not all(np.isclose(matrix, matrix.T, equal_nan=True).all() for matrix in (one, other)):
+        raise ValueError("a matrix is not symmetric: one distance for each pair of seeds is expected")
+    paired = np.triu(~(np.isnan(one) | np.isnan(other)), 1)
+    kept = np.flatnonzero((paired | paired.T).any(axis=0))
+    one, other = (matrix[np.ix_(kept, kept)] for matrix in (one, other))
+    first, second = np.nonzero(paired[np.ix_(kept, kept)])
+    num = len(kept)
     if len(first) < 3:
         return None
     x, y = (rankdata(matrix[first, second]) for matrix in (one, other))
@@ -71,11 +78,18 @@ def correspondence(
         counts = [np.bincount(seeds, minlength=num) for seeds in resamples]
         return np.array([_correlation(x, y, (c[first] * c[second]).astype(float)) for c in counts])
 
-    ci = bootstrap_seeds(resampled, num, rng=rng, pairs=True)
+    ci = bootstrap_seeds(resampled, num, rng=rng, pairs=True) if num >= LEAST_SEEDS else None
     exact = math.factorial(num) <= EXACT if num <= 20 else False
     orders = itertools.permutations(range(num)) if exact else (rng.permutation(num) for _ in range(num_permutations))
-    found = np.array([abs(_shuffled(one, other, np.asarray(order), first, second)) for order in orders])
-    extreme = int(np.sum(found >= abs(value) * (1 - 1e-12)))
+    if len(first) == num * (num - 1) // 2:  # no pair is missing: ranks move with their seeds
+        ranks = np.zeros((num, num))
+        ranks[first, second] = ranks[second, first] = x - x.mean()
+        weights = (y - y.mean()) / (np.std(x) * np.std(y) * len(x))
+        shuffled = lambda order: ranks[order[first], order[second]] @ weights  # noqa: E731
+    else:
+        shuffled = lambda order: _shuffled(one, other, order, first, second)  # noqa: E731
+    found = np.array([abs(shuffled(np.asarray(order))) for order in orders])
+    extreme = int(np.sum(found >= abs(value) - 1e-12))
     p = extreme / len(found) if exact else (1 + extreme) / (1 + len(found))
     return Correspondence(Estimate(value, ci, num), float(p), len(found) + (not exact), exact)
 
