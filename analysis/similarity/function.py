@@ -15,6 +15,7 @@ from wspace.tree import AnyArray, Params
 
 CHUNK_VALUES = 2**23  # float64 values of pairs compared at once: 64 MB
 TOGETHER = 64  # networks computed at once
+BELOW_ONE = np.nextafter(1, 0)  # 0 ln 0 = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,12 @@ class FunctionDistances:
         task: classification or regression.
         distance: share of examples on which two networks predict different classes; of regressions the root mean squared
             difference of their outputs.
-        normalised: the same divided by how wrong the networks are: d_ij (1 / e_i + 1 / e_j) / 2.
+        normalised: the same divided by how wrong the networks are, the mean of both orders: d_ij (1 / e_i + 1 / e_j) / 2.
         independent: the distance of two networks that err as often as these do, but independently of each other.
         divergence: mean Jensen-Shannon divergence of the predicted probabilities in nats, at most ln 2; of regressions None.
         error: e_i, share of examples that each gets wrong; of regressions the root mean squared error.
-        floored: networks without an error, for which e_i is taken as one example of all (regressions: the smallest number).
+        floored: networks without an error, for which e_i is taken as one example of all; a regression has no such
+            smallest error, and their normalised distances are NaN.
         num_examples: that were compared.
     """
 
@@ -56,7 +58,7 @@ def function_distances(
         task: what y asks for.
 
     Raises:
-        ValueError: there are no examples, or outputs are not finite.
+        ValueError: there are no examples, y does not fit the examples or outputs, or outputs are not finite.
 
     Source: normalised disagreement: Fort, Hu & Lakshminarayanan 2019, 1912.02757, there d_ij / e_j.
     """
@@ -66,26 +68,29 @@ def function_distances(
     if not np.all(np.isfinite(found)):
         bad = np.flatnonzero(~np.isfinite(found).all(axis=(1, 2)))
         raise ValueError(f"outputs of the networks at positions {bad.tolist()} are not finite")
+    expected = (len(x),) if task == "classification" else found.shape[1:]
+    if (y.shape if task == "classification" else y.reshape(len(y), -1).shape) != expected:
+        raise ValueError(f"y has shape {y.shape}: a {task} on these examples takes {expected}")
     if task == "classification":
         labels = np.argmax(found, axis=-1)
         distance, error = disagreement(labels), np.mean(labels != y, axis=1)
         independent, divergence = independent_disagreement(labels, y), js_divergence(probabilities(found))
-        floor = 1 / len(y)
+        floored, effective = error == 0, np.maximum(error, 1 / len(y))
     else:
         wide = found.astype(np.float64)
         errors = wide - y.reshape(len(y), -1)
         distance, error = rms_distance(wide), np.sqrt(np.mean(np.square(errors), axis=(1, 2)))
         independent, divergence = np.sqrt(_independent_square(errors)), None
-        floor = float(np.finfo(float).tiny)
-    effective = np.maximum(error, floor)
+        floored, effective = error == 0, np.where(error == 0, np.nan, error)
     normalised = distance * np.add.outer(1 / effective, 1 / effective) / 2
+    np.fill_diagonal(normalised, 0)
     return FunctionDistances(
-        task, distance, normalised, independent, divergence, error.astype(np.float64), error < floor, len(y)
+        task, distance, normalised, independent, divergence, error.astype(np.float64), floored, len(y)
     )
 
 
 def outputs(
-    model: Model, params: Params, x: Float[AnyArray, "example *feature"], chunk: int | None = None
+    model: Model, params: Params, x: Float[AnyArray, "example *feature"], *, chunk: int | None = None
 ) -> Float[np.ndarray, "seed example output"]:
     """Logits or predictions of stacked networks, float32, a chunk of examples and a few networks at a time.
 
@@ -99,7 +104,7 @@ def outputs(
 
 
 def representations(
-    model: Network, params: Params, x: Float[AnyArray, "example *feature"], chunk: int | None = None
+    model: Network, params: Params, x: Float[AnyArray, "example *feature"], *, chunk: int | None = None
 ) -> tuple[Float[np.ndarray, "seed example *_"], ...]:
     """What every layer of stacked networks hands on, outputs last, float32; arguments as in `outputs`."""
     return _in_chunks(model, "activations", params, x, chunk)
@@ -135,7 +140,7 @@ def independent_disagreement(
         of = labels[:, y == c]
         answers = np.array([np.mean(of == k, axis=1) for k in classes])
         agree += np.mean(y == c) * answers.T @ answers
-    result = 1 - agree
+    result = (1 - agree).clip(0)
     np.fill_diagonal(result, 0)
     return result
 
@@ -143,25 +148,32 @@ def independent_disagreement(
 def js_divergence(probabilities: Float[np.ndarray, "seed example output"]) -> Float[np.ndarray, "seed seed"]:
     """Mean over examples of the Jensen-Shannon divergence in nats: H((p + q) / 2) - (H(p) + H(q)) / 2, in [0, ln 2].
 
-    Its square root is a metric.
+    Computed as the sum over outputs of m ((1 + t) ln(1 + t) + (1 - t) ln(1 - t)) / 2 where m = (p + q) / 2 and
+    t = |p - q| / (p + q): exactly 0 for equal networks, and the small divergence of similar ones is not lost among their
+    entropies. Its square root is a metric.
 
     Source: Lin 1991, 10.1109/18.61115; Endres & Schindelin 2003, 10.1109/TIT.2003.813506.
     """
     num = len(probabilities)
-    own = _entropy(probabilities).mean(axis=1)
-    mixed = np.zeros((num, num))
+    upper = np.zeros((num, num))
     size = max(1, CHUNK_VALUES // probabilities[0].size)
     for i in range(num):
         for low in range(i + 1, num, size):
             rest = slice(low, min(low + size, num))
-            mixed[i, rest] = _entropy((probabilities[i] + probabilities[rest]) / 2).mean(axis=1)
-    upper = np.triu(mixed - np.add.outer(own, own) / 2, 1).clip(0)
+            total = np.asarray(probabilities[i] + probabilities[rest], np.float64)
+            share = np.divide(
+                abs(probabilities[i] - probabilities[rest]), total, out=np.zeros_like(total), where=total > 0
+            )
+            terms = (1 + share) * np.log1p(share)
+            terms += (1 - share) * np.log1p(-np.minimum(share, BELOW_ONE))
+            upper[i, rest] = np.mean(np.sum(total * terms, axis=-1), axis=-1) / 4
+    upper = upper.clip(0, np.log(2))
     return upper + upper.T
 
 
 def rms_distance(outputs: Float[np.ndarray, "seed example output"]) -> Float[np.ndarray, "seed seed"]:
     """Root mean squared difference between the outputs of two networks; exactly 0 between equal ones."""
-    flat = outputs.reshape(len(outputs), -1)
+    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
     size = max(1, CHUNK_VALUES // flat.shape[1])
     result = np.zeros((len(flat), len(flat)))
     for i in range(len(flat)):
@@ -178,25 +190,23 @@ def _independent_square(errors: np.ndarray) -> np.ndarray:
     return total.clip(0)
 
 
-def _entropy(p: np.ndarray) -> np.ndarray:
-    return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=-1)
-
-
 def _in_chunks(model: Any, name: str, params: Params, x: AnyArray, chunk: int | None) -> tuple[np.ndarray, ...]:
+    params, x = jax.tree.map(np.asarray, params), np.asarray(x)
     num = jax.tree.leaves(params)[0].shape[0]
     width = min(num, TOGETHER)
-    first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params)
+    first = jax.tree.map(lambda leaf: leaf[0], params)
     size = min(len(x), chunk or objective.chunk_examples(model, first, np.shape(x), width))
     program = _program(model, name)
     blocks = []
     for low in range(0, num, width):
         rows = np.arange(low, low + width).clip(max=num - 1)  # the last network again: one compiled program
-        some = jax.tree.map(lambda leaf, at=rows: jnp.asarray(np.asarray(leaf)[at], jnp.float32), params)
+        some = jax.tree.map(lambda leaf, at=rows: jnp.asarray(leaf[at], jnp.float32), params)
         parts = []
         for start in range(0, len(x), size):
             at = np.arange(start, start + size).clip(max=len(x) - 1)
-            found = program(some, jnp.asarray(np.asarray(x)[at]))
-            parts.append([np.asarray(layer)[: num - low, : len(x) - start] for layer in found])
+            with jax.default_matmul_precision("highest"):
+                found = program(some, jnp.asarray(x[at]))
+            parts.append([np.asarray(layer, np.float32)[: num - low, : len(x) - start] for layer in found])
         blocks.append([np.concatenate(layer, axis=1) for layer in zip(*parts, strict=True)])
     return tuple(np.concatenate(layer) for layer in zip(*blocks, strict=True))
 
