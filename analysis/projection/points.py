@@ -75,7 +75,9 @@ class Points:
             ends[index] = tile[:, self._end - checkpoints.start]
         return ends if len(ends) > 1 else ends[0].astype(np.float64)
 
-    def mean(self, also: Callable[[np.ndarray, np.ndarray], None] = lambda at, rows: None) -> Float[np.ndarray, "param"]:
+    def mean(
+        self, also: Callable[[np.ndarray, np.ndarray], None] = lambda at, rows: None
+    ) -> Float[np.ndarray, "param"]:
         """The weighted mean, in one pass unless it is known, and from then on the origin.
 
         Args:
@@ -108,13 +110,11 @@ class Points:
                     yield at[:filled], rows[:filled]
                     filled = 0
                 out = rows[filled : filled + num]
-                np.subtract(
-                    piece, origin[some] if self.own else origin, out=out.reshape(piece.shape), dtype=np.float64
-                )
+                np.subtract(piece, origin[some] if self.own else origin, out=out.reshape(piece.shape), dtype=np.float64)
                 chosen = positions[index[some], checkpoints][:, when]
                 at[filled : filled + num], filled = chosen.ravel(), filled + num
         if not self.own:
-            self.farthest = float(np.linalg.norm(self._shared))
+            self.farthest = float(np.linalg.norm(origin))
         self._finite = True
         yield at[:filled], rows[:filled]
 
@@ -170,7 +170,9 @@ class Points:
             kept[index, checkpoints] = tile
         return kept
 
-    def _tiles(self, part: slice = slice(None), only: int | None = None) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
+    def _tiles(
+        self, part: slice = slice(None), only: int | None = None
+    ) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
         """(positions along the chosen seeds, checkpoints, values), chunk by chunk, or those with the checkpoint `only`.
 
         Of each group of seeds the tile with the checkpoint that is their origin comes first.
@@ -224,7 +226,7 @@ def _positions(seeds: Any, num: int) -> np.ndarray:
     rows = np.asarray(seeds)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
         raise ValueError(f"seeds = {seeds!r}: positions are expected, for a mask np.flatnonzero(mask)")
-    if rows.size and not (0 <= rows.min() and rows.max() < num):
+    if rows.size and not (rows.min() >= 0 and rows.max() < num):
         raise ValueError(f"seeds = {rows.tolist()}: positions from 0 to {num - 1} are expected")
     return rows.astype(int)
 
