@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -178,7 +178,7 @@ def components(
 
 
 def over_steps(
-    title: str, ylabel: str, steps: Float[np.ndarray, "step"], rows: Mapping[str, Float[np.ndarray, "_ step"]],
+    title: str, ylabel: str, steps: Num[np.ndarray, "step"], rows: Mapping[str, Float[np.ndarray, "_ step"]],
     colors: Sequence[str], *, null: tuple[str, Float[np.ndarray, "step"]] | None = None, log: bool = False,
     band: bool = True,
 ) -> Figure:  # fmt: skip

@@ -248,7 +248,7 @@ def cosine_shares(num: int, centre: Centre = "mean") -> Float[np.ndarray, "compo
 
 
 def p_value(
-    observed: Float[np.ndarray, "*kind"],
+    observed: float | Float[np.ndarray, "*kind"],
     null: Float[np.ndarray, "draw *kind"],
     side: Literal["both", "smaller", "larger"] = "both",
 ) -> Float[np.ndarray, "*kind"]:
@@ -258,7 +258,8 @@ def p_value(
     """
     larger = (1 + np.sum(null >= observed, axis=0)) / (1 + len(null))
     smaller = (1 + np.sum(null <= observed, axis=0)) / (1 + len(null))
-    return {"larger": larger, "smaller": smaller, "both": np.minimum(1, 2 * np.minimum(larger, smaller))}[side]
+    both = np.minimum(1, 2 * np.minimum(larger, smaller))
+    return np.asarray({"larger": larger, "smaller": smaller, "both": both}[side])
 
 
 def _walk_grams(norms: np.ndarray, num_params: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from analysis.figures import landscape as landscape_figures
 from analysis.figures import style
 from analysis.figures import trajectory as figures
 from analysis.landscape.paths import Paths, paths
-from analysis.projection.components import Components, principal_components, schedule_weights
+from analysis.projection.components import Centre, Components, principal_components, schedule_weights
 from analysis.projection.walks import Null, compare, grams, p_value, pooled_walks, scattered
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
@@ -86,8 +86,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             if found is not None:
                 pooled[way] = found
                 findings |= _pooled_findings(way, values, found, run, rng)
-            fans[way] = principal_components(values, 2, centre="init")
-            findings |= _fan_findings(way, values, rng)
+            if np.isfinite(_plane_share(values, "init")):
+                fans[way] = principal_components(values, 2, centre="init")
+                findings |= _fan_findings(way, values, rng)
         findings |= _ends_findings(ways, rng)
     result = _Found(run.seeds[few].tolist(), run.checkpoint_steps, travelled, null, own, pooled, fans, between)
     unit = metric_unit("train_loss", run.loss_kind)
@@ -151,7 +152,7 @@ def _spectrum_findings(null: Null, run: Run, num: int, rng: np.random.Generator)
     findings |= {
         "plane_share": finding(_over_seeds(both, rng)),
         "plane_walk": finding(_null_median(walks, num)),
-        "plane_p": finding(float(p_value(both[moves].mean(), walks[:, moves].mean(axis=1))), n=num),
+        "plane_p": finding(float(p_value(float(both[moves].mean()), walks[:, moves].mean(axis=1))), n=num),
     }
     return findings
 
@@ -230,16 +231,14 @@ def _pooled_findings(
     unit = metric_unit("train_loss", run.loss_kind)
     num = len(theta)
     walks = pooled_walks(theta, 2, num_walks=POOLED_WALKS, rng=rng).sum(axis=1)
-    share = jackknife_seeds(
-        lambda seeds: float(principal_components(theta[seeds], 2).explained.sum()), num, unit="share"
-    )
+    share = jackknife_seeds(lambda seeds: _plane_share(theta[seeds]), num, unit="share")
     gap = np.abs(found.shadows.shadow["train_loss"] - found.shadows.values["train_loss"])
     findings = {
         "pooled_seeds": finding(num, n=num),
         "pooled_walks": finding(POOLED_WALKS),
         f"pooled_{way}_share": finding(share),
         f"pooled_{way}_walk": finding(Estimate(float(np.median(walks)), None, num, "share")),
-        f"pooled_{way}_p": finding(float(p_value(np.asarray(share.value), walks)), n=num),
+        f"pooled_{way}_p": finding(float(p_value(share.value, walks)), n=num),
         f"pooled_{way}_off": finding(Estimate(float(np.median(found.shadows.off)), None, num, "share")),
     }
     if np.isfinite(np.median(gap)):
@@ -258,7 +257,7 @@ def _fan_findings(way: str, theta: np.ndarray, rng: np.random.Generator) -> dict
     return {
         f"fan_{way}_share": finding(share),
         f"fan_{way}_walk": finding(Estimate(float(np.median(walks)), None, len(theta), "share")),
-        f"fan_{way}_p": finding(float(p_value(np.asarray(share.value), walks)), n=len(theta)),
+        f"fan_{way}_p": finding(float(p_value(share.value, walks)), n=len(theta)),
     }
 
 
@@ -269,17 +268,14 @@ def _ends_findings(ways: dict[str, np.ndarray], rng: np.random.Generator) -> dic
         ends, num = theta[:, -1], len(theta)
         if num < 4:  # three points always lie in one plane
             continue
-        try:
-            share = jackknife_seeds(
-                lambda seeds, ends=ends: float(principal_components(ends[seeds], 2).explained.sum()), num, unit="share"
-            )
-        except ValueError:  # equal ends span no plane
+        share = jackknife_seeds(lambda seeds, ends=ends: _plane_share(ends[seeds]), num, unit="share")
+        if not np.isfinite(share.value):  # equal ends
             continue
         draws = scattered(ends, 2, num_draws=POOLED_WALKS, rng=rng).sum(axis=1)
         findings |= {
             f"ends_{way}_share": finding(share),
             f"ends_{way}_null": finding(Estimate(float(np.median(draws)), None, num, "share")),
-            f"ends_{way}_p": finding(float(p_value(np.asarray(share.value), draws)), n=num),
+            f"ends_{way}_p": finding(float(p_value(share.value, draws)), n=num),
         }
     return findings
 
@@ -542,6 +538,16 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
             "Line chart of the distance between restarts, {apart_raw_start:value} at the start and {apart_raw_end:value} at "
             "the end.",
         )  # fmt: skip
+
+
+def _plane_share(points: np.ndarray, centre: Centre = "mean") -> float:
+    """Share of the variance in the first two components; NaN where points do not span a plane."""
+    try:
+        return float(principal_components(points, 2, centre=centre).explained.sum())
+    except ValueError as error:
+        if "span fewer than" not in str(error):
+            raise
+        return np.nan
 
 
 def _over_seeds(values: np.ndarray, rng: np.random.Generator, unit: str = "share") -> Estimate:
