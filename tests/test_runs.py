@@ -21,6 +21,7 @@ RUNS = Path(__file__).parent.parent / "runs"
 SPECS = sorted(RUNS.glob("*.toml"))
 SCRIPTS = sorted(RUNS.glob("*.py"))
 QUICKER = {  # runs' own reports are tested with the specs
+    "children": ["--num-walks", "5", "--no-reports"],
     "curves": ["--curve-steps", "6", "--no-reports"],
     "functions": ["--no-reports"],
     "instability": ["--no-reports"],
