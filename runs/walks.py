@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from analysis.projection.walks import compare, cosine_shares, grams, walk
+from analysis.projection import Centre, compare, cosine_shares, grams, walk
 from analysis.report import write_report
 from analysis.report.findings import Finding, finding
 from analysis.statistics import Estimate, median
@@ -37,7 +37,7 @@ OPTIMIZERS = {
     "SGD, rate 0.5": OptimizerSpec(name="sgd", learning_rate=0.5),
     "Adam, rate 0.001": OptimizerSpec(name="adam", learning_rate=1e-3),
 }
-CENTRES = ("mean", "final")
+CENTRES: dict[Centre, str] = {"mean": "about the mean", "final": "anchored at the end"}
 LONG, WIDE = 1000, 100_000  # steps and dimensions of the walks that are drawn
 
 
@@ -59,7 +59,7 @@ def main(
         num_walks: that each restart is compared with.
         num_drawn: walks for the published shares.
         reports: write the runs' own reports as well.
-        out: folder of the runs and of walks.json.
+        out: folder of the runs and of comparison.json.
     """
     console, rng = Console(), np.random.default_rng(0)
     if not data.is_dir():
@@ -72,31 +72,33 @@ def main(
         shares = np.array([compare(gram, WIDE, 1, centre=centre, num_walks=1, rng=rng).shares[0, 0] for gram in points])
         share = median(shares, rng=rng, unit="share")
         found[f"walk_{centre}"] = {"share": finding(share), "published": finding(published, unit="share")}
-        name = "about the mean" if centre == "mean" else "anchored at the end"
-        table.add_row(name, _cell(share), f"{cosine_shares(1, centre)[0]:.4f}", str(num_drawn))
+        table.add_row(CENTRES[centre], _cell(share), f"{cosine_shares(1, centre)[0]:.4f}", str(num_drawn))
     console.print(table)
-    table = Table("training", "centre", "first component", "walks", "p", "R² with a walk's", "walks", "p", "restarts")
+    rows: dict[Centre, list[list[str]]] = {"mean": [], "final": []}
     for name, optimizer in OPTIMIZERS.items():
         folder = name.lower().replace(", rate ", "-")
         spec = make_spec(folder, data, optimizer, num_seeds, num_steps)
         with Bar(console, name) as bar:
             run = train(spec, out / folder, monitor=bar)
-        rows = np.flatnonzero(run.converged())
-        if len(rows) == 0:
+        seeds = np.flatnonzero(run.converged())
+        if len(seeds) == 0:
             console.print(f"{name}: no restart was trained to the end")
             continue
         for centre in CENTRES:
-            row, findings = _compared(run, rows, centre, num_walks, rng)
-            table.add_row(name, centre, *row, str(len(rows)))
-            found[f"{folder}_{centre}"] = findings
+            row, found[f"{folder}_{centre}"] = _compared(run, seeds, centre, num_walks, rng)
+            rows[centre].append([name, *row])
         if reports:
             write_report(run)
-    console.print(table)
+    for centre, label in CENTRES.items():
+        table = Table("trained by", "first component", "walks", "p", "R²", "walks", "p", title=label)
+        for row in rows[centre]:
+            table.add_row(*row)
+        console.print(table)
     console.print(
-        "shares of the variance, medians over restarts with 95 % intervals over restarts; walks: middle of their means; p: "
-        "two-sided for shares, of so bad a fit for R²"
+        f"{num_seeds} restarts each; shares of the variance and R² with a walk's component: medians over restarts, 95 % "
+        f"intervals over restarts; walks: {num_walks} for each; p: two-sided for shares, of so bad a fit for R²"
     )
-    numbers_file = out / "walks.json"
+    numbers_file = out / "comparison.json"
     numbers_file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     console.print(f"numbers: {numbers_file}", soft_wrap=True)
     return 0
@@ -119,7 +121,7 @@ def make_spec(name: str, data: Path, optimizer: OptimizerSpec, num_seeds: int, n
 
 
 def _compared(
-    run: Run, rows: np.ndarray, centre, num_walks: int, rng: np.random.Generator
+    run: Run, rows: np.ndarray, centre: Centre, num_walks: int, rng: np.random.Generator
 ) -> tuple[list[str], dict[str, Finding]]:
     inner = grams(np.asarray(run.theta.oindex[rows]))
     null = compare(inner, run.layout.size, 1, centre=centre, num_walks=num_walks, rng=rng)
@@ -130,12 +132,13 @@ def _compared(
         "share": finding(share), "walk": finding(walks, n=len(rows), unit="share"), "p": finding(p, n=len(rows)),
         "fit": finding(fit), "walk_fit": finding(fits, n=len(rows)), "p_fit": finding(p_fit, n=len(rows)),
     }  # fmt: skip
-    return [_cell(share), f"{walks:.4f}", f"{p:.3g}", _cell(fit), f"{fits:.4f}", f"{p_fit:.3g}"], findings
+    cells = [_cell(share), f"{walks:.3f}", f"{p:.3g}", f"{fit.value:.3f}", f"{fits:.3f}", f"{p_fit:.3g}"]
+    return cells, findings
 
 
 def _cell(estimate: Estimate) -> str:
-    ci = f" [{estimate.ci[0]:.4f}, {estimate.ci[1]:.4f}]" if estimate.ci else ""
-    return f"{estimate.value:.4f}{ci}"
+    ci = f" [{estimate.ci[0]:.3f}, {estimate.ci[1]:.3f}]" if estimate.ci else ""
+    return f"{estimate.value:.3f}{ci}"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-NUM_WALKS = 999
+from analysis.projection.points import Centre
 
-Centre = Literal["mean", "init", "final"]
+NUM_WALKS = 999
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,11 +121,12 @@ def _function_findings(functions: FunctionDistances, rng: np.random.Generator) -
         "pairs": finding(num * (num - 1) // 2, n=num),
         "examples": finding(functions.num_examples),
         "distance": finding(median_over_pairs(functions.distance, rng=rng, unit=unit)),
-        "normalised": finding(median_over_pairs(functions.normalised, rng=rng)),
         "independent": finding(median_over_pairs(functions.independent, rng=rng, unit=unit)),
         "error": finding(median(functions.error, rng=rng, unit=unit)),
         "floored": finding(int(functions.floored.sum()), n=num),
     }
+    if len(pair_values(functions.normalised)):  # a regression without error has nothing to divide by
+        findings["normalised"] = finding(median_over_pairs(functions.normalised, rng=rng))
     if np.median(pair_values(functions.independent)) > 0:
         ratio = ratio_over_pairs(functions.distance, functions.independent, rng=rng)
         findings["of_independent"] = finding(ratio)
@@ -250,8 +251,9 @@ def _says(findings: dict[str, Finding], found: _Found):
     classes = found.functions.task == "classification"
     what = "predict different classes on {distance} of" if classes else "differ by {distance} (root mean square) on"
     yield (
-        f"The median pair of restarts {what} {{examples}} {{split}} examples: {{normalised}} times their own error. "
-        "Networks that err as often, but independently of each other, would have {independent}"
+        f"The median pair of restarts {what} {{examples}} {{split}} examples"
+        + (": {normalised} times their own error. " if "normalised" in findings else ". ")
+        + "Networks that err as often, but independently of each other, would have {independent}"
         + (
             "; restarts have {of_independent} times that"
             if "of_independent" in findings

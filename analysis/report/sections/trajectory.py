@@ -58,11 +58,14 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     rows = np.flatnonzero(run.converged())
     tell("distances")
     travelled = travel(run.theta, run.checkpoint_steps, layout=run.layout, seeds=rows)
-    if not np.any(travelled["all"].path[:, -1] > 0):
+    moves = travelled["all"].path[:, -1] > np.finfo(np.float32).eps * travelled["all"].norm[:, -1]
+    if not moves.any():
         return Content(
             findings={"seeds": finding(len(rows), n=len(rows))},
-            says=("None of {seeds} restarts moved away from where it started: there is no trajectory to describe.",),
-            shows="Nothing: the weights of all checkpoints are equal.",
+            says=(
+                "None of {seeds} restarts moved away from its start, but for rounding: there is no trajectory to describe.",
+            ),
+            shows="Nothing: the weights of all checkpoints are equal up to rounding.",
             reads="Training that moves has a path; this one has none.",
             limits="Why nothing moved is not said here; the training curves and the provenance may tell.",
         )
@@ -71,7 +74,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     tell("random walks")
     null, more = _spectra(run, theta, rng)
     findings = _spectrum_findings(null, run, len(few), rng) | more | _travel_findings(travelled, rng)
-    moving = np.flatnonzero(travelled["all"].path[: len(few), -1] > 0)
+    moving = np.flatnonzero(moves[: len(few)])
     own = _paths(run, theta[moving[:1]], "one restart", tell)
     if own is not None:
         findings |= _own_findings(run, int(run.seeds[few[moving[0]]]), own)
@@ -378,25 +381,24 @@ def _verdict(findings: dict[str, Finding]) -> str:
         )
     more = findings["plane_share"]["value"] > findings["plane_walk"]["value"]
     return (
-        f"Two components hold {'more' if more else 'less'} than of random walks (p = {{plane_p:value}}, {{walks}} walks of "
+        f"Two components hold {'more' if more else 'less'} than they do of walks (p = {{plane_p:value}}, {{walks}} walks of "
         f"every restart): training is {'more' if more else 'less'} directed than they are."
     )
 
 
 def _shows(findings: dict[str, Finding], result: _Found) -> str:
     text = (
-        f"{{checkpoints}} checkpoints of {{seeds}} {plural(findings['seeds']['value'], 'restart', 'restarts')} in a space "
-        "of {num_params} dimensions: the spectrum and the components of each trajectory beside random walks with its own "
-        "step norms, distances over training, "
+        f"{{checkpoints}} checkpoints of {{seeds}} {plural(findings['seeds']['value'], 'restart', 'restarts')} in a "
+        "space of {num_params} dimensions: the spectrum and the components of each trajectory beside random walks with its "
+        "own step norms; distances over training, of all weights and layer by layer"
     )
     if result.own is not None:
-        text += "one trajectory on its principal plane over the train loss of that very plane, "
-    if result.pooled:
+        text += "; one trajectory on its principal plane, over the train loss of that very plane"
+    if "pooled_seeds" in findings:
         text += (
-            "and {pooled_seeds} trajectories pooled on theirs. Intervals of pooled shares come from leaving out one "
+            "; {pooled_seeds} trajectories pooled. Intervals of pooled shares come from leaving out one seed at a time"
         )
-        return text + "seed at a time."
-    return text + "layer by layer as well."
+    return text + "."
 
 
 def _facts(findings: dict[str, Finding], travelled: dict[str, Travel]):

@@ -24,6 +24,7 @@ from analysis.connectivity import Barrier, Line
 from analysis.connectivity.merge_tree import merge_tree
 from analysis.figures import alignment as alignment_figures
 from analysis.figures import connectivity as connectivity_figures
+from analysis.figures import function as function_figures
 from analysis.figures import interactive, style
 from analysis.figures import landscape as landscape_figures
 from analysis.figures import line as line_figures
@@ -31,8 +32,11 @@ from analysis.figures import similarity as similarity_figures
 from analysis.figures import strips as strips_figures
 from analysis.figures import sweep as sweep_figures
 from analysis.figures import training as training_figures
+from analysis.figures import trajectory as trajectory_figures
 from analysis.landscape.planes import Plane
+from analysis.landscape.shadows import Shadows
 from analysis.landscape.surface import Surface
+from analysis.projection import compare, grams, walk
 from analysis.similarity import distances
 from analysis.statistics import Estimate, pair_values
 
@@ -149,6 +153,37 @@ def tree():
     return merge_tree(heights(), np.array([0.01, 0.02, 0.015, 0.01, 0.03]))
 
 
+PATH = np.array([[[-0.8, 0.5], [0.1, 0.2], [0.7, -0.6]], [[0.9, 0.9], [0.0, 0.1], [-0.5, 0.4]]])
+
+
+def on_plane(shown):
+    scale = landscape_figures.shared_scale([shown], "train_loss")
+    named = {"seed 3": PATH[0], "seed 8": PATH[1]}
+    return trajectory_figures.on_plane(shown, "train_loss", "train loss (nats)", scale, "Two restarts", named)
+
+
+def shadows():
+    own, flat = np.geomspace(2, 0.01, 4), np.geomspace(1.5, 0.03, 4)
+    far = np.array([1.0, 0.4, 0.2, 0.9])
+    return Shadows(np.zeros((4, 2)), far / 2, far, {"train_loss": own}, {"train_loss": flat})
+
+
+def null(rng):
+    theta = walk(rng.uniform(0.5, 2, (5, 9)), 200, rng=rng)
+    return compare(grams(theta), 200, 3, num_walks=20, rng=rng)
+
+
+def layer_rows(rng):
+    return {
+        name: np.geomspace(1, 0.01, 6) * rng.uniform(0.9, 1.1, (5, 6)) for name in ("all weights", "layer 0", "layer 1")
+    }
+
+
+def sampled(rng):
+    score = np.linspace(0.97, 0.6, 5) - 0.01 * rng.random((4, 1))
+    return dict.fromkeys(("each weight by its own spread", "in as many random directions"), (score, 1 - score - 0.02))
+
+
 def draw(walks, curve, line):
     """One of each figure, by name."""
     rng = np.random.default_rng(1)
@@ -191,6 +226,34 @@ def draw(walks, curve, line):
         ),
         "paths": connectivity_figures.paths(
             np.linspace(0, 1, 5), {"straight": (1 + rng.random((3, 5)), style.INIT)}, "train loss (nats)"
+        ),
+        "on plane": on_plane(surface()),
+        "shadow": trajectory_figures.shadow(np.array([0, 1, 10, 100]), shadows(), "train loss (nats)"),
+        "scree": trajectory_figures.scree(null(rng), 0.05, 0.95, "5 to 95 %"),
+        "curves of components": trajectory_figures.components(null(rng).curves, null(rng).expected_curves),
+        "in plane": trajectory_figures.in_plane(
+            PATH, ["seed 3", "seed 8"], "From one start", "component 1", "component 2"
+        ),
+        "over steps": trajectory_figures.over_steps(
+            "How fast?",
+            "distance per training step",
+            np.geomspace(0.5, 3000, 6),
+            layer_rows(rng),
+            [style.INK, style.TRAIN, style.TEST],
+            log=True,
+            null=("independent directions", np.full(6, 0.5)),
+        ),
+        "layers": function_figures.layers(
+            np.array([[0.9, 0.4], [np.nan, 0.8]]), ["1", "outputs"], "Layers", "alignment (CKA), median over pairs"
+        ),
+        "against": function_figures.against(
+            {"as trained": (10 + rng.random(30), 0.03 * rng.random(30))},
+            "distance in weight space",
+            "share that differ",
+            [style.INIT],
+        ),
+        "samples": function_figures.samples(
+            (np.array([0.96, 0.97]), np.array([0.04, 0.05])), sampled(rng), "test accuracy", "share that differ", True
         ),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
@@ -407,6 +470,15 @@ def test_labels_have_units(every):
         "tree": ("seed", "train loss (nats)"),
         "components": ("barriers up to this are no obstacle (nats)", "number of components"),
         "paths": ("share of the path's length", "train loss (nats)"),
+        "on plane": ("distance, seed 0 to seed 7", "distance, towards seed 9"),
+        "shadow": ("training step (log scale)", "distance of the network"),
+        "scree": ("principal component", "share of the variance"),
+        "curves of components": ("checkpoint", "component 3"),
+        "in plane": ("component 1", "component 2"),
+        "over steps": ("training step (log scale)", "distance per training step"),
+        "layers": ("layer of the other restart", "layer of a restart"),
+        "against": ("distance in weight space", "share that differ"),
+        "samples": ("test accuracy", "share that differ"),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -623,6 +695,71 @@ def test_paths_show_every_pair_and_the_median():
     lines = drawn(axes)
     assert len(lines) == 4
     np.testing.assert_allclose(lines[-1][:, 1], [1, 4, 1])
+
+
+def test_trajectories_lie_at_their_shadows_distances():
+    shown = surface()
+    axes = on_plane(shown).axes[0]
+    lines = drawn(axes)
+    for path in PATH * shown.plane.lengths:
+        assert any(line.shape == path.shape and np.allclose(line, path) for line in lines)
+        for end in (path[0], path[-1]):
+            assert any(line.shape == (1, 2) and np.allclose(line[0], end) for line in lines)
+
+
+def test_a_network_and_its_shadow_are_drawn_as_measured():
+    steps, result = np.array([0, 1, 10, 100]), shadows()
+    top, bottom = trajectory_figures.shadow(steps, result, "train loss (nats)").axes
+    assert holds(drawn(top), steps, result.values["train_loss"])
+    assert holds(drawn(top), steps, result.shadow["train_loss"])
+    assert holds(drawn(bottom), steps, result.residual)
+    assert holds(drawn(bottom), steps, result.away)
+
+
+def test_a_scree_shows_every_restart_and_the_range_of_walks(rng):
+    result = null(rng)
+    result.shares[1] = np.nan  # did not move
+    axes = only(trajectory_figures.scree(result, 0.05, 0.95, "5 to 95 %"))
+    dots = [points(line)[:, 1] for line in axes.lines if line.get_marker() == "." and len(points(line))]
+    assert len(dots) == 3
+    for k, values in enumerate(dots):
+        np.testing.assert_allclose(values, np.delete(result.shares[:, k], 1))
+    bands = [c for c in axes.collections if isinstance(c, PolyCollection) and len(c.get_paths())]
+    ends = np.quantile(result.walks.reshape(-1, 3), [0.05, 0.95], axis=0)
+    for band, low, high in zip(bands, *ends, strict=False):
+        heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+        np.testing.assert_allclose([heights.min(), heights.max()], [low, high])
+
+
+def test_components_and_steps_show_medians_of_the_seeds_given(rng):
+    result = null(rng)
+    panels = trajectory_figures.components(result.curves, result.expected_curves).axes
+    for k, axes in enumerate(panels):
+        assert holds(drawn(axes), np.arange(10), result.expected_curves[0, :, k])
+        assert all(holds(drawn(axes), np.arange(10), curve) for curve in result.curves[:, :, k])
+    values = rng.random((4, 3))
+    values[0] = np.nan
+    values[1, 0] = np.nan
+    steps = np.array([1.0, 2.0, 3.0])
+    axes = only(trajectory_figures.over_steps("T", "y", steps, {"a": values}, [style.INK]))
+    assert holds(drawn(axes), steps, np.nanmedian(values[1:], axis=0))
+
+
+def test_layers_are_written_out_and_missing_ones_stay_blank():
+    values = np.array([[0.9, 0.4], [np.nan, 0.8]])
+    axes = function_figures.layers(values, ["1", "outputs"], "Layers", "CKA").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.90", "0.40", "0.80"]
+    np.testing.assert_array_equal(np.ma.getmaskarray(np.ma.masked_array(axes.images[0].get_array())), np.isnan(values))
+
+
+def test_samples_are_drawn_beside_the_restarts(rng):
+    ways, restarts = sampled(rng), (np.array([0.96, 0.97]), np.array([0.04, 0.05]))
+    axes = only(function_figures.samples(restarts, ways, "test accuracy", "differ", True))
+    for score, distance in ways.values():
+        assert holds(drawn(axes), np.median(score, axis=0), np.median(distance, axis=0))
+    (stars,) = [c for c in axes.collections if isinstance(c, PathCollection)]
+    np.testing.assert_allclose(np.asarray(stars.get_offsets()).T, restarts)
+    assert axes.get_xlim()[0] >= 0.9
 
 
 def test_bands_hide_what_is_not_finite():
