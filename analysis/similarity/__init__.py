@@ -2,7 +2,7 @@
 
 from analysis.similarity.cka import cka
 from analysis.similarity.correspondence import Correspondence, common_order, correspondence
-from analysis.similarity.embedding import Neighbourhoods, Scaling, neighbourhoods, scaling
+from analysis.similarity.embedding import Neighbourhoods, Scaling, neighbourhoods, prediction_distances, scaling
 from analysis.similarity.function import (
     FunctionDistances,
     disagreement,
@@ -14,16 +14,28 @@ from analysis.similarity.function import (
     representations,
     rms_distance,
 )
-from analysis.similarity.samples import Samples, samples_around
+from analysis.similarity.samples import (
+    EqualDistance,
+    EqualScore,
+    Samples,
+    at_equal_distance,
+    at_equal_score,
+    kept_steps,
+    samples_around,
+)
 from analysis.similarity.weights import Distances, distances
 
 __all__ = [
     "Correspondence",
     "Distances",
+    "EqualDistance",
+    "EqualScore",
     "FunctionDistances",
     "Neighbourhoods",
     "Samples",
     "Scaling",
+    "at_equal_distance",
+    "at_equal_score",
     "cka",
     "common_order",
     "correspondence",
@@ -32,8 +44,10 @@ __all__ = [
     "function_distances",
     "independent_disagreement",
     "js_divergence",
+    "kept_steps",
     "neighbourhoods",
     "outputs",
+    "prediction_distances",
     "probabilities",
     "representations",
     "rms_distance",
