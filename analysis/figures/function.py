@@ -34,7 +34,7 @@ def layers(values: Float[np.ndarray, "layer layer"], names: Sequence[str], title
             color = style.INK if value > 0.6 else "white"
             axes.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, rotation=90, va="center")
     axes.grid(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -66,7 +66,7 @@ def against(
 
 def samples(
     restarts: tuple[Float[np.ndarray, "seed"], Float[np.ndarray, "seed"]],
-    ways: Mapping[str, tuple[Float[np.ndarray, "seed scale"], Float[np.ndarray, "seed scale"]]],
+    ways: Mapping[str, tuple[Float[np.ndarray, "seed _"], Float[np.ndarray, "seed _"]]],
     xlabel: str,
     ylabel: str,
     shares: bool,

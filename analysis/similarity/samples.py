@@ -31,7 +31,6 @@ Task = Literal["classification", "regression"]
 RANK = 5
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LENGTHS = tuple(np.geomspace(0.01, 2.0, 24).tolist())  # of a random step, relative to the weights, that are tried
-MARGIN = 0.01  # of accuracy (or R^2) that a sample may give up against other restarts and still count as as good
 MARGINS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02)
 ROUNDING = 1e-12  # of scores that are means of the same numbers
 TOGETHER = 8  # networks along a step that are computed at once
@@ -84,18 +83,6 @@ class Samples:
     restart_divergence: Float[np.ndarray, "seed seed"] | None
     still: Bool[np.ndarray, "seed"]
     num_samples: int
-
-    def as_good(self, way: str, margin: float = MARGIN) -> Float[np.ndarray, "seed"]:
-        """Largest distance from its restart of samples as good as the other restarts, less `margin`; 0 where none are."""
-        num = len(self.restart_score)
-        others = (self.restart_score.sum() - self.restart_score) / (num - 1)
-        good = self.score[way] >= (others - margin)[:, None]
-        return np.max(np.where(good, self.distance[way], 0.0), axis=1)
-
-    def ratio(self, way: str, *, margin: float = MARGIN, rng: np.random.Generator) -> Estimate | None:
-        """Median of `as_good` over seeds / median distance between restarts, seeds resampled; None where that is 0."""
-        best = self.as_good(way, margin)
-        return pair_ratio(_seed_median(best), pair_median(self.restart_distance), len(best), rng)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,21 +18,19 @@ from analysis.similarity import (
     Neighbourhoods,
     Samples,
     Scaling,
+    at_equal_score,
     cka,
     common_order,
     correspondence,
     distances,
     function_distances,
-    js_divergence,
     neighbourhoods,
     outputs,
-    probabilities,
+    prediction_distances,
     representations,
-    rms_distance,
     samples_around,
     scaling,
 )
-from analysis.similarity.samples import MARGIN
 from analysis.statistics import Estimate, median, median_over_pairs, pair_values, ratio_over_pairs
 from wspace.run import Run
 from wspace.tree import Params
@@ -40,6 +38,7 @@ from wspace.tree import Params
 MOST_SEEDS, MOST_SAMPLED, MOST_DRAWN = 64, 8, 6
 MOST_EXAMPLES, MOST_REPRESENTED = 2000, 500
 PERPLEXITY, NUM_STARTS = 30, 3
+MARGIN = 0.01  # of accuracy or R^2 that samples may give up
 WAYS = {
     "diagonal": "each weight by its own spread",
     "low_rank": "along late principal components",
@@ -201,7 +200,7 @@ def _sample_findings(samples: Samples, rng: np.random.Generator) -> dict[str, Fi
     findings = {"sampled": finding(num, n=num), "num_samples": finding(samples.num_samples)}
     findings["margin"] = finding(Estimate(MARGIN, None, num, "share"))
     for way in WAYS:
-        ratio = samples.ratio(way, rng=rng)
+        (ratio,) = at_equal_score(samples, way, margins=(MARGIN,), rng=rng).ratio
         if ratio is not None:
             findings[f"as_good_{way}"] = finding(dataclasses.replace(ratio, unit="share"))
     return findings
@@ -213,11 +212,7 @@ def _embedded(
     """Predictions of a few restarts at all checkpoints, jointly in one plane by scaling and by t-SNE."""
     some, num_checkpoints = ids[:MOST_DRAWN], len(run.checkpoint_steps)
     predicted = np.stack([outputs(run.model, run.params(some, t), x) for t in range(num_checkpoints)], axis=1)
-    flat = predicted.reshape(-1, *predicted.shape[2:])
-    if run.task == "classification":
-        far = np.sqrt(js_divergence(probabilities(flat)))
-    else:
-        far = rms_distance(flat.astype(np.float64))
+    far = prediction_distances(predicted, run.task)
     num, shape = len(far), (len(some), num_checkpoints)
     findings: dict[str, Finding] = {"drawn": finding(len(some), n=len(some)), "points": finding(num)}
     if num < 4 or far.max() == 0:
@@ -273,8 +268,7 @@ def _says(findings: dict[str, Finding], found: _Found):
             yield _rank_says(findings, way, label)
     if found.samples is not None and all(f"as_good_{way}" in findings for way in WAYS):
         yield (
-            "Samples around one restart that give up at most {margin:value} of accuracy or fit against the other restarts "
-            "differ from it by at most "
+            "Samples around one restart that give up no more than {margin:value} of its score differ from it by at most "
             + ", ".join(f"{{as_good_{way}}} ({label})" for way, label in WAYS.items())
             + " of what two restarts differ by. "
             + _sample_verdict(findings)

@@ -180,22 +180,9 @@ def test_a_turned_normal_disagrees_on_its_angle_over_pi(rng):
     assert np.all(got.restart_distance == 0)
     assert at_equal_score(got, "diagonal", rng=rng).ratio == (None,) * 6
     assert at_equal_distance(got, "diagonal", rng=rng).median is None
-    assert got.ratio("diagonal", rng=rng) is None
 
 
 APART = [[0.0, 0.2, 0.1], [0.2, 0.0, 0.3], [0.1, 0.3, 0.0]]
-
-
-def test_as_good_takes_the_farthest_samples_that_keep_the_score(rng):
-    score = [[0.9, 0.895, 0.7], [0.8, 0.795, 0.6], [0.9, 0.5, 0.4]]
-    got = made(score, [[0.0, 0.05, 0.3], [0.0, 0.02, 0.4], [0.0, 0.1, 0.2]], [0.9, 0.8, 0.9], APART)
-    # the others' mean less 0.01: 0.84, 0.89, 0.84
-    np.testing.assert_allclose(got.as_good("a"), [0.05, 0, 0])
-    np.testing.assert_allclose(got.as_good("a", 0.31), [0.3, 0.4, 0])
-    ratio = got.ratio("a", margin=0.31, rng=rng)
-    assert ratio is not None
-    assert ratio.value == pytest.approx(0.3 / 0.2)
-    assert ratio.n == 3
 
 
 def test_distance_at_equal_score_is_read_off_each_restarts_curve(rng):
