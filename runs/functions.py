@@ -4,7 +4,8 @@ Fort, Hu & Lakshminarayanan 2019 (1912.02757): restarts are functions of their o
 random directions or from Gaussians fitted to its trajectory, stay with its function although their accuracy is as good.
 Published for convolutional networks on CIFAR and ImageNet, as figures; here fully connected ones on MNIST's IDX files, or
 scikit-learn's digits where the folder is missing. The measure is theirs: the share of test examples on which two networks
-predict different classes, divided by the share that the second gets wrong.
+predict different classes, divided by the share that the second gets wrong. Farther samples differ more and are worse, so
+the second table compares them with restarts at equal accuracy, and at equal disagreement.
 
     python runs/functions.py --data FOLDER
     python runs/functions.py --num-seeds 3 --num-steps 60 --out results/quick
@@ -18,31 +19,32 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from analysis.landscape import random_directions
-from analysis.projection import principal_components
 from analysis.report import write_report
 from analysis.report.findings import finding
+from analysis.similarity import EqualScore, Samples, at_equal_distance, at_equal_score, kept_steps, samples_around
+from analysis.similarity.samples import RANK, WAYS, Draw, direction
 from analysis.statistics import Estimate, median, median_over_pairs
 from wspace.monitor import Bar
 from wspace.run import Run
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedSpec, Spec, TrainSpec
 from wspace.train import train
-from wspace.tree import Params, pick
 
 KEPT = (0.999, 0.99)  # random steps are the longest that keep these shares of the restart's train accuracy
-STEPS = np.geomspace(0.01, 2.0, 24)  # relative lengths of a random step that are tried
-RANK = 5  # of the low-rank Gaussian
-
-Predict = Callable[[Params, np.ndarray], np.ndarray]
-Way = Callable[[Run, int, Params, int, Predict, np.random.Generator], Params]
+SPREADS = tuple(np.geomspace(0.5, 64, 15).tolist())  # multiples of the spread of late checkpoints; 1 among them
+LENGTHS = tuple(np.geomspace(0.02, 1.0, 15).tolist())  # of random steps, relative to the weights
+MARGINS = (0.0, 0.001, 0.005, 0.01)  # of accuracy that samples may give up
+GAUSSIANS = {
+    "diagonal": "diagonal Gaussian",
+    "low_rank": f"Gaussian of rank {RANK}",
+    "subspace": f"Gaussian in {RANK} random directions",
+}
 
 
 def main(
@@ -59,7 +61,7 @@ def main(
         data: folder with MNIST's IDX files; without it, scikit-learn's digits.
         num_seeds: restarts.
         num_steps: of training.
-        num_samples: networks around each restart, in each way.
+        num_samples: networks around each restart, in each way and at each distance.
         reports: write the run's own report as well.
         out: folder of the run and of comparison.json.
     """
@@ -69,54 +71,18 @@ def main(
     spec = make_spec(data, num_seeds, num_steps)
     with Bar(console, spec.name) as bar:
         run = train(spec, out / "run", monitor=bar)
-    rows = np.flatnonzero(run.converged())
-    if len(rows) < 2:
+    if run.converged().sum() < 2:
         console.print("fewer than two restarts were trained to the end: nothing to compare")
         return 1
-    predict, x, y = _predictor(run), run.data.x_test, run.data.y_test
-    ends = run.params()
-    own = predict(ends, x)
-    rng = np.random.default_rng(0)
-    table = Table("second network", "test accuracy", "disagreement", "disagreement ÷ error", "restarts")
-    found: dict[str, dict] = {}
-
-    def add(name: str, accuracy: Estimate, raw: Estimate, normalised: Estimate) -> None:
-        table.add_row(name, *map(_cell, (accuracy, raw, normalised)), str(raw.n))
-        found[name] = {
-            key: finding(value) for key, value in zip(("accuracy", "disagreement", "ratio"), (accuracy, raw, normalised),
-                                                     strict=True)
-        }  # fmt: skip
-
-    right = (own == y).mean(axis=1)
-    pairs = np.array([[disagreement(a, b) for b in own] for a in own])
-    errors = np.maximum(1 - right, 1 / len(y))
-    ratio = (pairs / errors + (pairs / errors).T) / 2
-    add(
-        "another restart", median(right, rng=rng, unit="share"), median_over_pairs(pairs, rng=rng, unit="share"),
-        median_over_pairs(ratio, rng=rng),
-    )  # fmt: skip
-    ways: dict[str, Way] = {f"random step keeping {kept:.1%}": functools.partial(_random_steps, kept) for kept in KEPT}
-    ways |= {"diagonal Gaussian": _diagonal, f"Gaussian of rank {RANK}": _low_rank}
-    for name, way in ways.items():
-        numbers = []
-        with console.status(name):
-            for position, row in enumerate(rows):
-                samples = way(run, int(row), pick(ends, position), num_samples, predict, rng)
-                seen = predict(samples, x)
-                wrong = np.maximum(1 - (seen == y).mean(axis=1), 1 / len(y))
-                differs = np.array([disagreement(own[position], sample) for sample in seen])
-                numbers.append(((seen == y).mean(), differs.mean(), (differs / wrong).mean()))
-        accuracy, raw, normalised = np.array(numbers).T
-        add(
-            f"{name} around the restart", median(accuracy, rng=rng, unit="share"), median(raw, rng=rng, unit="share"),
-            median(normalised, rng=rng),
-        )  # fmt: skip
-    console.print(table)
-    console.print(
-        "medians over restarts (of each one's mean over samples) or over pairs; 95 % intervals resample restarts"
-    )
+    with console.status("samples") as status:
+        samples = sample(run, num_samples, lambda text: status.update(f"samples around {text}"))
+    rng = np.random.default_rng(1)
+    rows, equal = compare(samples, rng), compare_equal(samples, rng)
+    _print(console, samples, rows, equal)
+    found = {name: {key: finding(value) for key, value in row.items()} for name, row in rows.items()}
     numbers_file = out / "comparison.json"
-    numbers_file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(found | {"equal": _equal_findings(equal)}, indent=2, allow_nan=False)
+    numbers_file.write_text(text + "\n", encoding="utf-8")
     report = f"; report: {write_report(run)}" if reports else ""
     console.print(f"numbers: {numbers_file}{report}", soft_wrap=True)
     return 0
@@ -138,56 +104,108 @@ def make_spec(data: Path, num_seeds: int, num_steps: int) -> Spec:
     )
 
 
-def disagreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of examples on which two networks predict different classes."""
-    return float(np.mean(a != b))
+def sample(run: Run, num_samples: int, progress: Callable[[str], None]) -> Samples:
+    """Around every restart that was trained to its end; late checkpoints are those of the second half of training."""
+    rows, steps = np.flatnonzero(run.converged()), run.checkpoint_steps
+    late = np.asarray(run.theta.oindex[rows, np.flatnonzero(steps >= steps[-1] / 2)])
+    ways: dict[str, Draw] = {
+        **WAYS,
+        "direction": functools.partial(direction, layout=run.layout),
+        "kept": kept_steps(run.model, run.layout, run.data),
+    }
+    given_up = sorted(1 - kept for kept in KEPT)
+    scales = dict.fromkeys(WAYS, SPREADS) | {"direction": LENGTHS, "kept": tuple(given_up)}
+    return samples_around(
+        run.model, run.layout, late, run.data, ways=ways, scales=scales, num_samples=num_samples,
+        rng=np.random.default_rng(0), progress=progress,
+    )  # fmt: skip
 
 
-def _predictor(run: Run) -> Predict:
-    predict = jax.jit(jax.vmap(lambda p, x: jnp.argmax(run.model.apply(p, x), axis=-1), in_axes=(0, None)))
-    return lambda params, x: np.asarray(predict(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), x))
+def compare(samples: Samples, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
+    """Accuracy, disagreement, disagreement / error and divergence: of other restarts, and of samples as they come."""
+    assert samples.divergence is not None
+    assert samples.restart_divergence is not None
+    found = {
+        "another restart": {
+            "accuracy": median(samples.restart_score, rng=rng, unit="share"),
+            "disagreement": median_over_pairs(samples.restart_distance, rng=rng, unit="share"),
+            "ratio": median_over_pairs(samples.restart_normalised, rng=rng),
+            "divergence": median_over_pairs(samples.restart_divergence, rng=rng, unit="nats"),
+        }
+    }
+    taken = [(f"random step keeping {kept:.1%}", "kept", 1 - kept) for kept in KEPT]
+    taken += [(label, way, 1.0) for way, label in GAUSSIANS.items()]
+    for label, way, scale in taken:
+        at = int(np.argmin(np.abs(samples.scales[way] - scale)))
+        found[f"{label} around the restart"] = {
+            "accuracy": median(samples.score[way][:, at], rng=rng, unit="share"),
+            "disagreement": median(samples.distance[way][:, at], rng=rng, unit="share"),
+            "ratio": median(samples.normalised[way][:, at], rng=rng),
+            "divergence": median(samples.divergence[way][:, at], rng=rng, unit="nats"),
+        }
+    return found
 
 
-def _random_steps(
-    share: float, run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator
-) -> Params:
-    """Filter-normalised random directions, each as far as the train accuracy stays."""
-    del row
-    directions = [pick(random_directions(centre, 1, rng=rng), 0) for _ in range(num)]
-    x, y = run.data.x_train, run.data.y_train
-    least = share * np.mean(predict(jax.tree.map(lambda leaf: leaf[None], centre), x)[0] == y)
-    samples = []
-    for direction in directions:
-        line = jax.tree.map(lambda c, d: c + STEPS.reshape(-1, *(1,) * d.ndim) * d, centre, direction)
-        kept = np.mean(predict(line, x) == y, axis=1) >= least
-        last = int(np.argmin(kept)) - 1 if not kept.all() else len(STEPS) - 1
-        samples.append(pick(line, last) if last >= 0 else centre)  # where even the shortest step is too long, none
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+def compare_equal(samples: Samples, rng: np.random.Generator) -> dict[str, tuple[EqualScore, Estimate | None]]:
+    """Samples at any distance against other restarts: at equal accuracy, and what they lose at equal disagreement."""
+    return {
+        label: (
+            at_equal_score(samples, way, margins=MARGINS, rng=rng),
+            at_equal_distance(samples, way, rng=rng).median,
+        )
+        for way, label in (GAUSSIANS | {"direction": "random step"}).items()
+    }
 
 
-def _late(run: Run, row: int) -> np.ndarray:
-    """(checkpoint, param) of the second half of training."""
-    num = len(run.checkpoint_steps)
-    return np.asarray(run.theta.oindex[row, np.arange(num // 2, num)], np.float64)
+def _equal_findings(equal: dict[str, tuple[EqualScore, Estimate | None]]) -> dict[str, dict[str, Any]]:
+    """What is not available is left out; `beyond` counts restarts whose samples stay as good as far as they were drawn."""
+    found: dict[str, dict[str, Any]] = {}
+    for label, (score, lost) in equal.items():
+        found[label] = {
+            f"giving up {margin:.1%}": finding(ratio) | {"beyond": int(beyond.sum())}
+            for margin, ratio, beyond in zip(score.margins, score.ratio, score.beyond.T, strict=True)
+            if ratio is not None
+        }
+        if lost is not None:
+            found[label]["lost at equal disagreement"] = finding(lost)
+    return found
 
 
-def _diagonal(run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator) -> Params:
-    """Around the restart, each weight with the spread that it has over late checkpoints."""
-    del predict
-    late = _late(run, row)
-    theta = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(centre)])
-    return run.layout.unravel(theta + late.std(axis=0) * rng.standard_normal((num, late.shape[1])))
+def _print(
+    console: Console, samples: Samples, rows: dict[str, dict[str, Estimate]],
+    equal: dict[str, tuple[EqualScore, Estimate | None]],
+) -> None:  # fmt: skip
+    table = Table("second network", "test accuracy", "disagreement", "disagreement ÷ error")
+    for name, row in rows.items():
+        table.add_row(name, *(_cell(row[key]) for key in ("accuracy", "disagreement", "ratio")))
+    console.print(table)
+    console.print(
+        f"{len(samples.still)} restarts, {samples.num_samples} samples around each; medians over restarts (of each one's "
+        "mean over samples) or over pairs; 95 % intervals resample restarts"
+    )
+    if samples.still.any():
+        console.print(
+            f"{samples.still.sum()} of the restarts do not move late in training: nothing is spread around them"
+        )
+    table = Table(
+        "samples, disagreement ÷ that of restarts", *(f"−{margin:.1%}" for margin in MARGINS), "accuracy lost"
+    )
+    for label, (score, lost) in equal.items():
+        cells = [
+            ("≥ " if 2 * beyond.sum() >= len(beyond) else "") + _cell(ratio)
+            for ratio, beyond in zip(score.ratio, score.beyond.T, strict=True)
+        ]
+        table.add_row(label, *cells, _cell(lost))
+    console.print(table)
+    console.print(
+        "the farthest samples that are as accurate as their restart, or give up so much test accuracy (≥: all that were "
+        "drawn are as good); loss: accuracy that samples have lost where they disagree with their restart as two restarts do"
+    )
 
 
-def _low_rank(run: Run, row: int, centre: Params, num: int, predict: Predict, rng: np.random.Generator) -> Params:
-    """Around the restart, along the principal components of late checkpoints, with their spread."""
-    del predict
-    found = principal_components(_late(run, row), min(RANK, len(run.checkpoint_steps) // 2 - 1))
-    weights = found.coordinates.std(axis=0) * rng.standard_normal((num, found.coordinates.shape[1]))
-    return jax.tree.map(np.add, centre, run.layout.unravel(weights @ found.directions))
-
-
-def _cell(estimate: Estimate) -> str:
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "none"
     ci = f" [{estimate.ci[0]:.4f}, {estimate.ci[1]:.4f}]" if estimate.ci else ""
     return f"{estimate.value:.4f}{ci}"
 
