@@ -275,7 +275,7 @@ def at_equal_score(
     Along the scales of one way around restart i, s_i(k) is the samples' mean score and d_i(k) their mean distance; both
     begin at the restart itself, (s_i, 0). For a margin m the distance is d_i where s_i - s_i(k) = m for the last time, with
     linear interpolation between scales. Averaged over restarts, these samples score as another restart does, less m. Where
-    scores are noisy the last time comes late, in favour of the samples. Those that lost m in accuracy disagree on m at least.
+    scores are noisy the last time comes late, in favour of the samples. Those that lost m in accuracy disagree on m or more.
 
     Args:
         samples: from `samples_around`.
