@@ -20,8 +20,9 @@ from wspace.models import MLP
 
 BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-alignment, engine, landscape, memory, tables, teams, worker, workloads = map(
-    importlib.import_module, ("alignment", "engine", "landscape", "memory", "tables", "teams", "worker", "workloads")
+alignment, engine, landscape, memory, projection, tables, teams, worker, workloads = map(
+    importlib.import_module,
+    ("alignment", "engine", "landscape", "memory", "projection", "tables", "teams", "worker", "workloads"),
 )
 SMALL = workloads.WORKLOADS["64-32-32-10"]
 
@@ -326,6 +327,73 @@ def test_landscape_runs(tmp_path):
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in record["seconds"].values())
     assert record["peak_bytes"] > 50e6
     assert ("not installed" in done.stdout) != installed
+
+
+def measured(contender, peak_bytes=1e9, num_points=100, **more):
+    return {"contender": contender, "num_points": num_points, "stored_bytes": 4e8, "peak_bytes": peak_bytes} | more
+
+
+def test_stored_trajectories_have_few_directions_and_a_runs_chunks(tmp_path):
+    theta = projection.store(tmp_path / "theta.zarr", 5, 6, 300, 2)
+    assert theta.shape == (5, 6, 300)
+    assert theta.chunks == (2, 1, 300)
+    _, sizes, _ = np.linalg.svd(np.asarray(theta[:]).reshape(30, 300).astype(float))
+    assert 0 < np.sum(sizes[projection.PLANTED :] ** 2) < 1e-3 * np.sum(sizes**2)
+    assert np.linalg.norm(theta[0, 0] - theta[1, 0]) > 0
+
+
+def test_planes_and_memory_of_principal_components_are_judged():
+    a = np.eye(3)[:2]
+    assert projection.angle(a, np.array([[0.6, 0.8, 0.0], [0.8, -0.6, 0.0]])) == pytest.approx(0)
+    assert projection.angle(a, np.array([[1, 0, 0], [0, 0.8, 0.6]])) == pytest.approx(0.6)
+    rows = [
+        *(measured("stream", 1e9 + more, passes=9, off=off) for more, off in ((0, 1e-9), (1e8, 1e-9), (2e8, 1e-3))),
+        measured("gram", 1e9), measured("gram", 3e9, num_points=10_000), measured("incremental", off=0.3),
+    ]  # fmt: skip
+    stream, gram, plane = projection.verdicts({"rows": rows})
+    assert stream == (
+        "wspace, stream: grows by at most 134 MB from the fewest points to the most: +200 MB, NOT MET",
+        False,
+    )
+    assert gram[0].endswith(
+        "4134 MB from the fewest points to the most, 4000 MB of it for the Gram matrix: +2000 MB, met"
+    )
+    assert plane == ("WRONG: wspace, stream, 100 points: off by 1.0e-03", False)
+
+
+def test_flops_and_extrapolation_of_principal_components_by_hand():
+    width, num = projection.NUM + projection.GUARDS, projection.NUM
+    row = measured("stream", seconds=8.0, passes=5)
+    iterations = 3 * 2 * 100 * 1000 * 2 * width
+    assert projection.flops(row, 1000) == iterations + 2 * 100 * 1000 * (width + 3 * num)
+    assert projection.flops(measured("gram"), 1000) == 100**2 * 1000 + 2 * 100 * 1000 * 3 * num
+    text = projection.extrapolated({"rows": [row], "num_params": 1000})
+    assert text.startswith("EXTRAPOLATED, not measured")
+    assert "400 GB in float32, 800 GB in float64, and their Gram matrix 80 GB" in text
+    assert "at the 0.25 GB/s of 100 points takes 27 minutes a pass, 2.2 h for the 5 passes" in text
+
+
+@pytest.mark.slow
+def test_projection_runs(tmp_path):
+    out = tmp_path / "projection.json"
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "projection.py"),
+        "--quick",
+        "--contenders",
+        "stream",
+        "gram",
+        "incremental",
+    ]
+    done = subprocess.run([*command, "--folder", str(tmp_path), "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    rows = {(row["contender"], row["num_points"]): row for row in record["rows"]}
+    assert {name for name, _ in rows} == {"read", "stream", "gram", "incremental"}
+    assert {num for _, num in rows} == {128, 256, 512}
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 50e6 for row in rows.values())
+    assert all(rows["stream", num]["off"] < 1e-6 < rows["incremental", num]["off"] for num in (128, 256, 512))
+    assert os.listdir(tmp_path) == ["projection.json"]
 
 
 @pytest.mark.slow

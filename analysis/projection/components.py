@@ -14,6 +14,8 @@ from jaxtyping import Float, Int, Num
 from sklearn.decomposition import PCA
 
 from analysis.projection.points import Centre, Points
+from analysis.threads import in_threads
+from wspace.cores import num_cores
 
 Route = Literal["auto", "scikit-learn", "gram", "stream"]
 
@@ -23,7 +25,7 @@ MOST_GRAM = 4096  # rows of a Gram matrix, which is 128 MB then and takes second
 GUARDS, MOST_BLOCKS, KEPT_BLOCKS, MOST_PASSES = 8, 6, 2, 100  # of streaming: spare vectors, blocks, passes over points
 TOLERANCE = 1e-8  # |C v - lambda v| / lambda_1 that streaming has to reach
 FLAT = 1e-12  # of the first variance: no variance
-PIECE = 2**21  # values subtracted at once
+PIECE = 2**21  # values subtracted at once, and below which threads are not worth while
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +124,14 @@ def principal_components(
             "the route stream"
         )
     if route == "scikit-learn":
-        return _by_scikit_learn(source, num, progress)
-    if route == "gram":
-        return _by_gram(source, num, progress)
-    return _by_streaming(source, num, tolerance, progress)
+        solve = lambda: _by_scikit_learn(source, num, progress)  # noqa: E731
+    elif route == "gram":
+        solve = lambda: _by_gram(source, num, progress)  # noqa: E731
+    else:
+        solve = lambda: _by_streaming(source, num, tolerance, progress)  # noqa: E731
+    # One BLAS thread for all of it: on a machine that others use as well several wait for each other ten times as long
+    # as they work. Large products are divided among threads of our own.
+    return in_threads(lambda solve: solve(), [solve], 1)[0]
 
 
 def schedule_weights(
@@ -173,11 +179,11 @@ def _by_gram(source: Points, num: int, progress: Callable[[str], None]) -> Compo
     if dual:
         for rows in source.slices():
             rows *= root
-            gram += rows @ rows.T
+            gram += _summed(lambda part, rows=rows: rows[:, part] @ rows[:, part].T, rows.shape[1], rows.size)
     else:
         for at, rows in source.blocks():
             rows *= root[at]
-            gram += rows.T @ rows
+            gram += _summed(lambda part, rows=rows: rows[part].T @ rows[part], len(rows), rows.size)
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
     _check_span(values, num, source)
@@ -185,7 +191,8 @@ def _by_gram(source: Points, num: int, progress: Callable[[str], None]) -> Compo
     if dual:
         leading, directions = root * vectors[:, :num] / np.sqrt(values[:num]), np.zeros((num, source.num_params))
         for at, rows in source.blocks():
-            directions += leading[at].T @ rows
+            own = leading[at]
+            directions += _summed(lambda part, own=own, rows=rows: own[part].T @ rows[part], len(rows), rows.size)
     else:
         directions = _covariance(source, vectors[:, :num].T)
     # at right angles already, but for the rounding of the Gram matrix where a variance is much smaller than the first
@@ -269,7 +276,12 @@ def _covariance(source: Points, vectors: np.ndarray) -> np.ndarray:
     """C times each of the vectors, rows, in one pass over the points."""
     moved = np.zeros_like(vectors)
     for at, rows in source.blocks():
-        moved += (source.weights[at, None] * (rows @ vectors.T)).T @ rows
+        weights = source.weights[at, None]
+
+        def product(part: slice, rows: np.ndarray = rows, weights: np.ndarray = weights) -> np.ndarray:
+            return (weights[part] * (rows[part] @ vectors.T)).T @ rows[part]
+
+        moved += _summed(product, len(rows), rows.size)
     return moved
 
 
@@ -282,16 +294,21 @@ def _finish(source: Points, directions: np.ndarray, values: np.ndarray, toleranc
         values: variances along all components that are known.
         tolerance: of the residual, checked in the same pass; None: nothing to check.
     """
-    num, total = len(directions), 0.0
-    coordinates, residuals = np.empty((source.num, num)), np.empty(source.num)
+    num = len(directions)
+    coordinates, residuals, squares = np.empty((source.num, num)), np.empty(source.num), np.empty(source.num)
     moved = np.zeros_like(directions)
     for at, rows in source.blocks():
-        own = rows @ directions.T
-        coordinates[at] = own
-        total += float(source.weights[at] @ np.einsum("ip,ip->i", rows, rows))
-        if tolerance is not None:
-            moved += (source.weights[at, None] * own).T @ rows
-        residuals[at] = np.sqrt(_take_off(rows, own, directions))
+
+        def project(part: slice, at: np.ndarray = at, rows: np.ndarray = rows) -> np.ndarray:
+            some, rows = at[part], rows[part]
+            own = rows @ directions.T
+            coordinates[some] = own
+            residuals[some] = np.sqrt(_take_off(rows, own, directions))
+            squares[some] = np.einsum("ip,ip->i", rows, rows)
+            return np.zeros(1) if tolerance is None else (source.weights[some, None] * own).T @ rows
+
+        moved += _summed(project, len(rows), rows.size)
+    total = float(source.weights @ squares)
     # variances from coordinates, not from a Gram matrix: exact also where they are much smaller than the first
     _, roots, turn = np.linalg.svd(np.sqrt(source.weights)[:, None] * coordinates, full_matrices=False)
     leading = np.square(roots)
@@ -317,6 +334,15 @@ def _finish(source: Points, directions: np.ndarray, values: np.ndarray, toleranc
         residuals=residuals.reshape(source.batch),
         total=total,
     )
+
+
+def _summed(function: Callable[[slice], np.ndarray], num: int, work: int) -> np.ndarray:
+    """The sum of function(part) over parts of range(num), on all cores where there is enough to do."""
+    size = -(-num // (num_cores() if work > PIECE else 1))
+    first, *others = (slice(low, low + size) for low in range(0, num, size))
+    if not others:
+        return function(first)
+    return sum(in_threads(function, [first, *others]), np.zeros(()))
 
 
 def _take_off(rows: np.ndarray, coordinates: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -297,6 +297,16 @@ def test_the_gram_route_reads_every_chunk_twice_and_once_for_each_slice(rng):
 
 
 @pytest.mark.parametrize("route", ["gram", "stream"])
+@pytest.mark.parametrize("num_params", [20, 70])
+def test_products_may_be_divided_among_threads(route, num_params, rng, monkeypatch):
+    monkeypatch.setattr(components, "PIECE", 0)
+    monkeypatch.setattr(components, "num_cores", lambda: 3)
+    theta, weights = trajectories(rng, 5, 12, num_params), rng.uniform(1, 2, 12)
+    found = principal_components(theta, 2, weights=weights, route=route, most_bytes=9000, tolerance=TIGHT)
+    alike(found, dense(theta, 2, "mean", weights))
+
+
+@pytest.mark.parametrize("route", ["gram", "stream"])
 def test_chunks_without_chosen_seeds_are_not_read(route, rng):
     theta = trajectories(rng, 9, 5, 60)
     for chunks, expected in ((True, {0, 2}), (False, {0, 2})):
