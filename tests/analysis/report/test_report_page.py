@@ -84,7 +84,7 @@ def test_a_section_can_be_added(run, tmp_path):
 
 
 def test_the_page_stands_alone(page):
-    assert len(page.get("img")) == 27
+    assert len(page.get("img")) == 46
     check_alone(page)
 
 
@@ -107,8 +107,8 @@ def test_nothing_is_called_a_minimum(page):
 def test_intervals_and_sample_sizes_are_stated(page):
     assert "Square brackets hold 95 % intervals from resampling seeds" in page.text
     headlines = page.text.split("In short")[1].split("Square brackets")[0]
-    assert headlines.count("(6 seeds") == 4
-    assert headlines.count("[") == 13
+    assert headlines.count("6 seeds)") == 6
+    assert headlines.count("[") == 16
     assert "(one pair)" in headlines
 
 
@@ -117,7 +117,7 @@ def test_two_reports_of_one_run_are_the_same_bytes(run, page, tmp_path):
     first = {path.relative_to(run.path / "report"): path for path in (run.path / "report").rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path / "again"): path for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert set(first) == set(again)
-    assert len(first) == 29
+    assert len(first) == 48
     for name, path in first.items():
         assert path.read_bytes() == again[name].read_bytes(), name
 
@@ -185,7 +185,7 @@ def test_a_run_whose_seeds_all_diverged_says_so(run, tmp_path):
     assert "Not answered: “Where training ends”. No seed of this run has been trained to its end (all diverged)." in (
         summary(page)
     )
-    assert summary(page).count("Not answered") == 7
+    assert summary(page).count("Not answered") == 9
     assert "No seed reached the end, so there is neither a median nor a band." in page.text
     assert page.findings["finals"] == page.findings["distance"] == page.findings["line"] == {}
     check_numbers(page)
@@ -212,7 +212,7 @@ def test_an_incomplete_run_without_an_end_says_why(run, tmp_path):
 def test_a_single_seed_has_no_spread_and_no_neighbours(tmp_path):
     page = Page(write_report(train(toy(question="", seeds={"num": 1}), tmp_path / "run", num_devices=1)))
     assert page.text.startswith("Skip to the findings Report of a run that states no question toy seeds 1")
-    assert summary(page).count("This run has a single seed; comparing restarts takes at least two.") == 5
+    assert summary(page).count("This run has a single seed; comparing restarts takes at least two.") == 6
     assert "This run has one seed." in page.text
     assert "A single seed has no spread: there is no interval" in page.text
     assert "1 seeds" not in page.text.split("In short")[1]
