@@ -197,14 +197,13 @@ def walk(
     fixed, num = at.shape[1], num_seeds * num_steps
     if fixed > num_params:
         raise ValueError(f"starts have {fixed} coordinates, weight space has {num_params}")
-    free = num_params - fixed
-    if num < free:
-        factor = np.tril(rng.standard_normal((num, num)), -1)
-        factor[np.diag_indices(num)] = np.sqrt(rng.chisquare(free - np.arange(num)))
-    else:
-        factor = rng.standard_normal((num, free))
-    rows = np.concatenate([rng.standard_normal((num, fixed)), factor], axis=1)
-    steps = rows / np.linalg.norm(rows, axis=1, keepdims=True) * norms.reshape(-1, 1)
+    rows = _directions(1, num, num_params - fixed, rng)[0] if fixed < num_params else np.zeros((num, 0))
+    if fixed:  # the share of a direction's length that lies in the space of the starts
+        inside = rng.standard_normal((num, fixed))
+        length = np.sqrt(rng.chisquare(num_params - fixed, (num, 1))) if fixed < num_params else np.zeros((num, 1))
+        rows = np.concatenate([inside, length * rows], axis=1)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    steps = rows * norms.reshape(-1, 1)
     points = np.zeros((num_seeds, num_steps + 1, rows.shape[1]))
     points[:, 1:] = np.cumsum(steps.reshape(num_seeds, num_steps, -1), axis=1)
     points[:, :, :fixed] += at[:, None]
@@ -264,8 +263,20 @@ def p_value(
 
 def _walk_grams(norms: np.ndarray, num_params: int, rng: np.random.Generator) -> np.ndarray:
     """Gram matrices of independent walks, one for each row of norms."""
-    points = [walk(own[None], num_params, rng=rng)[0] for own in norms]
-    return np.array([rows @ rows.T for rows in points])
+    steps = _directions(len(norms), norms.shape[1], num_params, rng) * norms[..., None]
+    points = np.cumsum(np.pad(steps, ((0, 0), (1, 0), (0, 0))), axis=1)
+    return points @ points.transpose(0, 2, 1)
+
+
+def _directions(batch: int, num: int, num_params: int, rng: np.random.Generator) -> np.ndarray:
+    """(batch, num, coordinate): independent unit vectors of R^P, in an orthonormal basis of what each batch spans."""
+    if num < num_params:
+        rows = np.tril(rng.standard_normal((batch, num, num)), -1)
+        at = np.arange(num)
+        rows[:, at, at] = np.sqrt(rng.chisquare(num_params - at, (batch, num)))
+    else:
+        rows = rng.standard_normal((batch, num, num_params))
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def _components(gram: np.ndarray, centre: Centre, weights: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -283,7 +294,9 @@ def _components(gram: np.ndarray, centre: Centre, weights: np.ndarray, num: int)
 
 def _shares(rows: np.ndarray, weights: np.ndarray, num: int) -> np.ndarray:
     """Of the weighted sum of squares of rows, along each of the first components."""
-    values = np.linalg.svd(np.sqrt(weights)[:, None] * rows, compute_uv=False) ** 2
+    scaled = np.sqrt(weights)[:, None] * rows
+    gram = scaled @ scaled.T if len(scaled) <= scaled.shape[1] else scaled.T @ scaled
+    values = np.linalg.eigvalsh(gram)[::-1].clip(0)
     return np.pad(values, (0, max(0, num - len(values))))[:num] / values.sum()
 
 
