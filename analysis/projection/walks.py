@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.projection.points import Centre
+from analysis.threads import in_threads
 
 NUM_WALKS = 999
 
@@ -90,11 +91,12 @@ def compare(
     first = expected_curves[np.argmax(norms.sum(axis=1) > 0)]
     first = first * _sign(first[-1 if centre == "init" else 0])
     expected_curves = expected_curves * _sign(np.sum(expected_curves * first, axis=1, keepdims=True))
-    found, fits = [], []
-    for _ in range(num_walks):
-        own, own_curves = _components(_walk_grams(norms, num_params, rng), centre, weight, num)
-        found.append(own)
-        fits.append(_fit(own_curves, expected_curves))
+
+    def drawn(own):
+        shares, curves = _components(_walk_grams(norms, num_params, own), centre, weight, num)
+        return shares, _fit(curves, expected_curves)
+
+    found, fits = zip(*in_threads(drawn, rng.spawn(num_walks), 1), strict=True)  # many small steps: threads would wait
     walks, walks_fit, fit = np.array(found), np.array(fits), _fit(curves, expected_curves)
     moves = norms.sum(axis=1) > 0
     mean = lambda values: values[..., moves, :].mean(axis=-2)  # noqa: E731
@@ -137,14 +139,15 @@ def pooled_walks(
     norms = step_norms(grams(theta))
     starts = _coordinates(theta[:, 0].astype(np.float64))
     weight = np.tile(_weights(weights, length), num_seeds)
-    shares = []
-    for _ in range(num_walks):
-        points = walk(norms, num_params, starts=starts, rng=rng)
+
+    def drawn(own):
+        points = walk(norms, num_params, starts=starts, rng=own)
         if centre != "mean":
             points = points - (points[:, :1] if centre == "init" else points[:, -1:])
         rows = points.reshape(num_seeds * length, -1)
-        shares.append(_shares(rows - (weight @ rows / weight.sum() if centre == "mean" else 0), weight, num))
-    return np.array(shares)
+        return _shares(rows - (weight @ rows / weight.sum() if centre == "mean" else 0), weight, num)
+
+    return np.array(in_threads(drawn, rng.spawn(num_walks)))
 
 
 def scattered(
@@ -164,11 +167,12 @@ def scattered(
     if not 1 <= num < len(points):
         raise ValueError(f"{num} components take at least {num + 1} points, got {len(points)}")
     norms = np.linalg.norm(points.astype(np.float64), axis=1)[:, None]
-    shares = []
-    for _ in range(num_draws):
-        rows = walk(norms, points.shape[1], rng=rng)[:, 1]
-        shares.append(_shares(rows - rows.mean(axis=0), np.ones(len(rows)), num))
-    return np.array(shares)
+
+    def drawn(own):
+        rows = walk(norms, points.shape[1], rng=own)[:, 1]
+        return _shares(rows - rows.mean(axis=0), np.ones(len(rows)), num)
+
+    return np.array(in_threads(drawn, rng.spawn(num_draws)))
 
 
 def walk(
