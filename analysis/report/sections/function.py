@@ -36,7 +36,7 @@ from wspace.run import Run
 from wspace.tree import Params
 
 MOST_SEEDS, MOST_SAMPLED, MOST_DRAWN = 64, 8, 6
-MOST_EXAMPLES, MOST_REPRESENTED = 2000, 500
+MOST_EXAMPLES, MOST_REPRESENTED, FEWEST_REPRESENTED = 2000, 500, 4
 PERPLEXITY, NUM_STARTS = 30, 3
 MARGIN = 0.01  # of accuracy or R^2 that samples may give up
 WAYS = {
@@ -54,7 +54,7 @@ class _Found:
     order: np.ndarray
     functions: FunctionDistances
     layers: dict[str, np.ndarray]
-    same_layer: np.ndarray
+    same_layer: np.ndarray | None
     weights: dict[str, tuple[np.ndarray, np.ndarray]]
     samples: Samples | None
     plane: Scaling | None
@@ -136,9 +136,11 @@ def _function_findings(functions: FunctionDistances, rng: np.random.Generator) -
 
 def _alignments(
     run: Run, params: Params, ids: list[int], x: np.ndarray, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Finding]]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, dict[str, Finding]]:
     """Layers against layers of other restarts, trained and untrained; and pairs at the last hidden layer."""
     layers, findings = {}, {"represented": finding(len(x))}
+    if len(x) < FEWEST_REPRESENTED:
+        return layers, None, findings
     matrices = {}
     for name, some in (("trained", params), ("untrained", run.params(ids, 0))):
         matrices[name] = cka(representations(run.model, some, x))
@@ -198,11 +200,14 @@ def _samples(run: Run, rng: np.random.Generator, tell: Tell) -> Samples | None:
 def _sample_findings(samples: Samples, rng: np.random.Generator) -> dict[str, Finding]:
     num = len(samples.restart_score)
     findings = {"sampled": finding(num, n=num), "num_samples": finding(samples.num_samples)}
-    findings["margin"] = finding(Estimate(MARGIN, None, num, "share"))
+    findings["margin"] = finding(MARGIN)
+    beyond = np.zeros(num, bool)
     for way in WAYS:
-        (ratio,) = at_equal_score(samples, way, margins=(MARGIN,), rng=rng).ratio
-        if ratio is not None:
-            findings[f"as_good_{way}"] = finding(dataclasses.replace(ratio, unit="share"))
+        found = at_equal_score(samples, way, margins=(MARGIN,), rng=rng)
+        beyond |= found.beyond[:, 0]
+        if found.ratio[0] is not None:
+            findings[f"as_good_{way}"] = finding(dataclasses.replace(found.ratio[0], unit="share"))
+    findings["beyond"] = finding(int(beyond.sum()), n=num)
     return findings
 
 
@@ -257,7 +262,7 @@ def _says(findings: dict[str, Finding], found: _Found):
         + "."
         + (" The median Jensen-Shannon divergence of their predictions is {divergence}." if "divergence" in findings else "")
         + (
-            " {floored} of them make no error here; they are divided by one example's worth of it."
+            " Restarts without an error here, {floored} of {seeds}, are divided by one example's worth of it."
             if findings["floored"]["value"]
             else ""
         )
@@ -268,7 +273,9 @@ def _says(findings: dict[str, Finding], found: _Found):
             yield _rank_says(findings, way, label)
     if found.samples is not None and all(f"as_good_{way}" in findings for way in WAYS):
         yield (
-            "Samples around one restart that give up no more than {margin:value} of its score differ from it by at most "
+            "Samples around one restart that lose no more than {margin:value} in "
+            + ("test accuracy" if classes else "test R²")
+            + " differ from it by at most "
             + ", ".join(f"{{as_good_{way}}} ({label})" for way, label in WAYS.items())
             + " of what two restarts differ by. "
             + _sample_verdict(findings)
@@ -287,6 +294,8 @@ def _says(findings: dict[str, Finding], found: _Found):
 
 
 def _layers_say(findings: dict[str, Finding], found: _Found) -> str:
+    if found.same_layer is None:
+        return "So few examples do not tell how alike representations are: their alignment is not estimated."
     parts = []
     for layer in range(len(found.layers["trained"])):
         if f"cka_trained_{layer + 1}" in findings:
@@ -319,8 +328,13 @@ def _rank_says(findings: dict[str, Finding], way: str, label: str) -> str:
 
 def _sample_verdict(findings: dict[str, Finding]) -> str:
     cis = [findings[f"as_good_{way}"]["ci"] for way in WAYS]
+    if findings["beyond"]["value"]:
+        return (
+            "Around {beyond} of {sampled} restarts they are so good up to the farthest that were drawn: there this is a "
+            "lower bound, and these samples do not tell how far the neighbourhood of a restart reaches."
+        )
     if any(ci is None for ci in cis):
-        return "With so few restarts this has no interval."
+        return "There is no interval: restarts are too few, or too many of them predict the same."
     if all(ci[1] < 1 for ci in cis):
         return "So good functions around one restart are fewer than those that restarts reach."
     if any(ci[0] > 1 for ci in cis):
@@ -331,9 +345,13 @@ def _sample_verdict(findings: dict[str, Finding]) -> str:
 def _shows(findings: dict[str, Finding], found: _Found) -> str:
     text = (
         "What {seeds} restarts predict on {examples} {split} examples, over {pairs} "
-        f"{plural(findings['pairs']['value'], 'pair', 'pairs')}; how alike their layers represent {{represented}} of these; "
-        "both beside distances in weight space; and the predictions of {drawn} restarts at all checkpoints, {points} "
-        "points, in one plane."
+        f"{plural(findings['pairs']['value'], 'pair', 'pairs')}, beside distances in weight space"
+        + ("; how alike their layers represent {represented} of these" if found.same_layer is not None else "")
+        + (
+            "; and the predictions of {drawn} restarts at all checkpoints, {points} points, in one plane."
+            if found.plane is not None
+            else "."
+        )
     )
     if found.samples is not None:
         text += " Around {sampled} restarts, {num_samples} networks at each of several distances, drawn in three ways."
@@ -350,24 +368,25 @@ def _pictures(findings: dict[str, Finding], found: _Found):
             float(found.functions.distance.max()),
         ),
         "Distance between the predictions of every pair. Restarts are in the order of one tree (average linkage of these "
-        "distances), here and in the next matrix.",
+        "distances)" + (", here and in the next matrix." if found.same_layer is not None else "."),
         "Matrix of the distances between predictions of all pairs of restarts, {distance:value} in the median.",
     )  # fmt: skip
-    yield Picture(
-        "function-cka-matrix",
-        connectivity_figures.matrix(
-            found.same_layer,
-            found.order,
-            found.ids,
-            "Do they represent the same?",
-            "alignment of representations (CKA)",
-            1.0,
-        ),
-        "Alignment of every pair at the last hidden layer (without hidden layers: of the outputs), in the same order.",
-        "Matrix of the alignment of representations for all pairs of restarts.",
-    )
-    names = [*(str(k + 1) for k in range(len(found.layers["trained"]) - 1)), "outputs"]
+    if found.same_layer is not None:
+        yield Picture(
+            "function-cka-matrix",
+            connectivity_figures.matrix(
+                found.same_layer,
+                found.order,
+                found.ids,
+                "Do they represent the same?",
+                "alignment of representations (CKA)",
+                1.0,
+            ),
+            "Alignment of every pair at the last hidden layer (without hidden layers: of the outputs), in the same order.",
+            "Matrix of the alignment of representations for all pairs of restarts.",
+        )
     for name, values in found.layers.items():
+        names = [*(str(k + 1) for k in range(len(values) - 1)), "outputs"]
         yield Picture(
             f"function-layers-{name}",
             figures.layers(values, names, f"Layers against layers, {name}", "alignment (CKA), median over pairs"),

@@ -29,7 +29,11 @@ FEWEST_CHECKPOINTS = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What the section draws: of all restarts, of one, and of a few pooled as trained and aligned."""
+    """What the section draws: of all restarts, of one, and of a few pooled as trained and aligned.
+
+    Attributes:
+        ids: of the seeds that are pooled.
+    """
 
     ids: list[int]
     steps: np.ndarray
@@ -93,7 +97,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
                 fans[way] = principal_components(values, 2, centre="init")
                 findings |= _fan_findings(way, values, rng)
         findings |= _ends_findings(ways, rng)
-    result = _Found(run.seeds[few].tolist(), run.checkpoint_steps, travelled, null, own, pooled, fans, between)
+    result = _Found(
+        run.seeds[few[moving[:MOST_POOLED]]].tolist(), run.checkpoint_steps, travelled, null, own, pooled, fans, between
+    )
     unit = metric_unit("train_loss", run.loss_kind)
     return Content(
         findings=findings,
@@ -156,6 +162,9 @@ def _spectrum_findings(null: Null, run: Run, num: int, rng: np.random.Generator)
         "plane_share": finding(_over_seeds(both, rng)),
         "plane_walk": finding(_null_median(walks, num)),
         "plane_p": finding(float(p_value(float(both[moves].mean()), walks[:, moves].mean(axis=1))), n=num),
+        # on the side that the test looks at: of means, which may lie on another side than medians
+        "plane_more": finding(bool(both[moves].mean() > np.median(walks[:, moves].mean(axis=1)))),
+        "plane_full": finding(min(len(run.checkpoint_steps) - 1, run.layout.size) <= 2),
     }
     return findings
 
@@ -251,11 +260,7 @@ def _pooled_findings(
 
 def _fan_findings(way: str, theta: np.ndarray, rng: np.random.Generator) -> dict[str, Finding]:
     """The displacements of several restarts, each from its own start: do they leave in common directions?"""
-    share = jackknife_seeds(
-        lambda seeds: float(principal_components(theta[seeds], 2, centre="init").explained.sum()),
-        len(theta),
-        unit="share",
-    )
+    share = jackknife_seeds(lambda seeds: _plane_share(theta[seeds], "init"), len(theta), unit="share")
     walks = pooled_walks(theta, 2, centre="init", num_walks=POOLED_WALKS, rng=rng).sum(axis=1)
     return {
         f"fan_{way}_share": finding(share),
@@ -284,6 +289,12 @@ def _ends_findings(ways: dict[str, np.ndarray], rng: np.random.Generator) -> dic
 
 
 def _headline(findings: dict[str, Finding]) -> str:
+    if findings["plane_full"]["value"]:
+        return (
+            "One direction holds {share_1} of the variance of a trajectory; of random walks with the same steps it holds "
+            "{walk_1} (p = {p_1:value}; {seeds:n} "
+            f"{plural(findings['seeds']['value'], 'seed', 'seeds')})."
+        )
     return (
         "Two directions hold {plane_share} of the variance of a trajectory; of random walks with the same steps they hold "
         "{plane_walk} (p = {plane_p:value}; {seeds:n} "
@@ -365,7 +376,7 @@ def _says(findings: dict[str, Finding], result: _Found):
             )
             + (
                 " All of them start at one place."
-                if findings["apart_raw_start"]["value"] == 0
+                if result.apart["raw"][0].max() == 0
                 else ""
             )
         )  # fmt: skip
@@ -374,15 +385,21 @@ def _says(findings: dict[str, Finding], result: _Found):
 
 
 def _verdict(findings: dict[str, Finding]) -> str:
+    if findings["plane_full"]["value"]:
+        return (
+            "So few checkpoints, or params, always lie in one plane: what two components hold is no evidence of a "
+            "low-dimensional path."
+        )
     if findings["plane_p"]["value"] > SIGNIFICANT:
         return (
             "What two components hold cannot be told from random walks (p = {plane_p:value}, {walks} walks of every "
             "restart): this spectrum is no evidence of a low-dimensional path."
         )
-    more = findings["plane_share"]["value"] > findings["plane_walk"]["value"]
+    more = findings["plane_more"]["value"]
     return (
-        f"Two components hold {'more' if more else 'less'} than they do of walks (p = {{plane_p:value}}, {{walks}} walks of "
-        f"every restart): training is {'more' if more else 'less'} directed than they are."
+        f"In the mean over restarts two components hold {'more' if more else 'less'} than they do of walks "
+        f"(p = {{plane_p:value}}, {{walks}} walks of every restart): training takes {'fewer' if more else 'more'} "
+        "directions than they do."
     )
 
 
@@ -455,9 +472,8 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
         )
     if result.pooled:
         scale = landscape_figures.shared_scale([found.surface for found in result.pooled.values()], "train_loss")
-        ids = result.ids[:MOST_POOLED]
         for way, found in result.pooled.items():
-            named = {f"seed {seed}": path for seed, path in zip(ids, found.coordinates, strict=False)}
+            named = {f"seed {seed}": path for seed, path in zip(result.ids, found.coordinates, strict=True)}
             yield Picture(
                 f"trajectory-pooled-{way}",
                 figures.on_plane(found.surface, "train_loss", label, scale, f"Several restarts, {PLANES[way]}", named),
@@ -469,7 +485,7 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
             )
     for way, fan in result.fans.items():
         shares = [f"component {k + 1} ({share:.1%} of the variance)" for k, share in enumerate(fan.explained)]
-        names = [f"seed {seed}" for seed in result.ids[: len(fan.coordinates)]]
+        names = [f"seed {seed}" for seed in result.ids]
         yield Picture(
             f"trajectory-fan-{way}",
             figures.in_plane(fan.coordinates, names, f"From one start, {PLANES[way]}", shares[0], shares[1]),

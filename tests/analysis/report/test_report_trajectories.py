@@ -1,11 +1,14 @@
 """The sections on trajectories and functions: their numbers come from the run, and degenerate runs say what they are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from report_pages import Page, toy
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 
+from analysis.projection import compare, grams
 from analysis.report import write_report
 from analysis.report.sections import function, trajectory
 from analysis.similarity import cka, representations
@@ -66,8 +69,10 @@ def test_three_checkpoints_fill_their_plane(tmp_path):
     page = report(tmp_path, checkpoints={"num": 3}, seeds={"num": 2})
     found = page.findings["trajectory"]
     assert found["plane_share"]["value"] == pytest.approx(1)
-    assert found["plane_p"]["value"] > 0.05
+    assert "always lie in one plane" in page.text
     assert "no evidence of a low-dimensional path" in page.text
+    assert "One direction holds" in page.text
+    assert "Two directions hold" not in page.text
 
 
 def test_training_that_does_not_move_has_no_trajectory(tmp_path):
@@ -114,3 +119,39 @@ def test_regressions_have_root_mean_squares(regression):
     assert found["distance"]["unit"] == ""
     assert "divergence" not in found
     assert "root mean square" in page.text
+
+
+def test_verdict_is_on_the_side_of_the_mean_that_is_tested(run, rng):
+    """Most restarts hold a little more than walks; one holds far less, and with it the mean."""
+    null = compare(grams(np.asarray(run.theta[:])), run.layout.size, 2, num_walks=9, rng=rng)
+    walks = np.broadcast_to(np.array([0.5, 0.25]), (9, 6, 2))
+    shares = np.array([[0.55, 0.25]] * 5 + [[0.1, 0.1]])
+    null = dataclasses.replace(null, shares=shares, walks=walks)
+    found = trajectory._spectrum_findings(null, run, 6, rng)
+    assert found["plane_share"]["value"] > found["plane_walk"]["value"]
+    assert found["plane_p"]["value"] < 0.5
+    assert found["plane_more"]["value"] is False
+    assert "less than they do of walks" in trajectory._verdict(found | {"plane_p": {"value": 0.01}})
+
+
+def test_few_examples_have_no_alignment_of_layers(tmp_path):
+    page = report(tmp_path, data={"name": "iris", "test_fraction": 0.02}, seeds={"num": 3})
+    assert page.findings["function"]["represented"]["value"] == 3
+    assert "cka_trained_1" not in page.findings["function"]
+    assert "So few examples do not tell how alike representations are" in page.text
+
+
+def test_samples_that_stay_as_good_give_no_verdict(tmp_path):
+    """A rate that falls to almost nothing: late checkpoints hardly move, nor do samples as wide as they are spread."""
+    page = report(
+        tmp_path,
+        train={"num_steps": 60, "batch_size": 40},
+        checkpoints={"num": 11},
+        schedule={"kind": "step", "boundaries": [20], "factor": 1e-4},
+        optimizer={"learning_rate": 0.1},
+    )
+    found = page.findings["function"]
+    assert found["beyond"]["value"] > 0
+    assert all(found[f"as_good_{way}"]["value"] < 1 for way in function.WAYS)
+    assert "do not tell how far the neighbourhood of a restart reaches" in page.text
+    assert "fewer than those that restarts reach" not in page.text
