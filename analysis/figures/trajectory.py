@@ -15,6 +15,7 @@ from analysis.landscape.surface import Surface
 from analysis.projection.walks import Null
 
 Steps = Int[np.ndarray, "checkpoint"]
+ROUNDING = 1e-12  # a share of the variance that is none
 WALK, DASHES = style.INIT, ("-", "--", ":", "-.")
 PATHS = ("#D55E00", "#E69F00", "#F0E442", "#CC79A7", "#FFFFFF", "#56B4E9")  # light enough for viridis' dark end
 
@@ -117,6 +118,8 @@ def shadow(steps: Steps, result: Shadows, ylabel: str) -> Figure:
 def scree(null: Null, low: float, high: float, percent: str) -> Figure:
     """Shares of the variance along the first components: every trajectory, beside random walks with its step norms.
 
+    Shares that are rounding are left out.
+
     Args:
         null: the comparison.
         low, high: quantiles between which walks are drawn.
@@ -127,6 +130,7 @@ def scree(null: Null, low: float, high: float, percent: str) -> Figure:
     )
     num = null.shares.shape[1]
     shown = null.shares[~np.isnan(null.shares[:, 0])]
+    shown = np.where(shown > ROUNDING, shown, np.nan)  # on a logarithmic axis rounding would take most of the room
     drawn = null.walks.reshape(-1, num)
     ends = np.nanquantile(drawn, [low, high], axis=0)
     for k in range(num):

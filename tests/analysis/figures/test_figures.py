@@ -736,6 +736,13 @@ def test_a_scree_shows_every_restart_and_the_range_of_walks(rng):
         np.testing.assert_allclose([heights.min(), heights.max()], [low, high])
 
 
+def test_a_scree_leaves_out_what_is_rounding(rng):
+    result = null(rng)
+    result.shares[:, 2] = 1e-16  # trajectories in one plane
+    axes = only(trajectory_figures.scree(result, 0.05, 0.95, "5 to 95 %"))
+    assert axes.get_ylim()[0] > 1e-12
+
+
 def test_components_and_steps_show_medians_of_the_seeds_given(rng):
     result = null(rng)
     panels = trajectory_figures.components(result.curves, result.expected_curves).axes
