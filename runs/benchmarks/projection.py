@@ -198,13 +198,13 @@ def markdown(record: dict[str, Any]) -> str:
         f"{record['num_cores']} cores, load average {record['load_average_before']:.2f} before and "
         f"{record['load_average_after']:.2f} after"
     )
-    if record["blas_threads"]:
-        facts += (
-            f", OPENBLAS_NUM_THREADS={record['blas_threads']}, which holds scikit-learn to as many cores, but not wspace, "
-            "whose threads are its own: their seconds are no fair comparison"
-        )
     if max(record["load_average_before"], record["load_average_after"]) > 1.5 * record["num_cores"]:
         facts += ", so other programs shared the cores: times are too long and vary, memory is not affected"
+    if record["blas_threads"]:
+        facts += (
+            f"; OPENBLAS_NUM_THREADS={record['blas_threads']}, which holds scikit-learn to as many cores, but not wspace, "
+            "whose threads are its own: their seconds are no fair comparison"
+        )
     told = [f"- {text}" for text, _ in verdicts(record)]
     if any(row["contender"] == "stream" for row in record["rows"]):
         told.append(f"- {extrapolated(record)}")
