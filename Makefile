@@ -36,6 +36,7 @@ bench: $(VENV)/bench ## measure wspace against its peers (about three quarters o
 	$(BIN)/python runs/benchmarks/memory.py --write
 	$(BIN)/python runs/benchmarks/alignment.py --write
 	$(BIN)/python runs/benchmarks/landscape.py --write
+	$(BIN)/python runs/benchmarks/projection.py --write
 
 clean: ## remove the environment, results and caches
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 TRAIN, TEST = "#0072B2", "#D55E00"
 END, TRAVELLED, INIT = "#009E73", "#B0578D", "#7A8087"
@@ -94,6 +94,8 @@ def steps(axes: Axes, values: np.ndarray) -> None:
         axes.set_xscale("symlog", linthresh=float(values[1]), linscale=0.4)
         axes.set_xticks([0, *(10**k for k in range(10) if values[1] <= 10**k < values[-1] / 3), int(values[-1])])
         axes.set_xticks([], minor=True)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
     axes.set_xlim(0, float(values[-1]))
 

@@ -63,13 +63,10 @@ def number(value: float, unit: str = "", digits: int = 3) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if unit == "share":
-        return f"{_significant(100 * value, digits)}{NBSP}%"
+        return f"{_plain_or_power(100 * value, digits)}{NBSP}%"
     if isinstance(value, int):
         return f"{value:,}".replace(",", GROUP).replace("-", "−")
-    if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}{NBSP}×{NBSP}10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
-    return _significant(value, digits)
+    return _plain_or_power(value, digits)
 
 
 def interval(ci: Sequence[float], unit: str = "") -> str:
@@ -127,6 +124,13 @@ def fill(text: str, section: str, findings: dict[str, Finding], *, plain: bool =
 def _machine(item: Finding) -> str:
     value = item["value"]
     return "; ".join(value) if isinstance(value, list) else str(value)
+
+
+def _plain_or_power(value: float, digits: int) -> str:
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}{NBSP}×{NBSP}10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
+    return _significant(value, digits)
 
 
 def _significant(value: float, digits: int) -> str:

@@ -13,13 +13,16 @@ from analysis.connectivity import PairBarriers, barrier_matrices
 from analysis.landscape import Surface, common_reach, evaluate, grid, plane_through
 from analysis.report.section import Tell
 from wspace.run import Run
-from wspace.symmetry import act
+from wspace.symmetry import act, act_on_theta
 from wspace.tree import Params, pick
 
 EQUAL = 1e-6  # of the sum of two networks' lengths: closer ones are the same network up to rounding
 PLANES = {"raw": "as trained", "aligned": "aligned"}
 MOST_POINTS, FEWEST_POINTS = 51, 15  # along each axis of a plane
 PLANE_FLOPS = 2e12  # what one surface may cost: a quarter of a minute
+
+MOST_VALUES = 2**26  # of trajectories held in memory at once: a quarter of a gigabyte
+MOST_CHECKPOINTS = 101  # of trajectories held; of more, as many evenly chosen ones
 
 _surfaces: weakref.WeakKeyDictionary[Run, dict[str, Surface]] = weakref.WeakKeyDictionary()
 _studies: weakref.WeakKeyDictionary[Run, Study] = weakref.WeakKeyDictionary()
@@ -51,6 +54,26 @@ def alignment_study(run: Run, tell: Tell) -> Study:
             path=run.path / "alignment", progress=tell,
         )  # fmt: skip
     return _studies[run]
+
+
+def trajectories(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Trajectories that fit into memory: positions of seeds, steps, positions of checkpoints, (seed, checkpoint, param).
+
+    All converged seeds at all checkpoints, unless that were more than MOST_VALUES or MOST_CHECKPOINTS.
+    """
+    rows, num = np.flatnonzero(run.converged()), min(len(run.checkpoint_steps), MOST_CHECKPOINTS)
+    at = np.linspace(0, len(run.checkpoint_steps) - 1, num).round().astype(int)
+    few = rows[: max(1, MOST_VALUES // (num * run.layout.size))]
+    return few, run.checkpoint_steps[at], at, np.asarray(run.theta.oindex[few, at])
+
+
+def labelled(run: Run, theta: np.ndarray, tell: Tell) -> dict[str, np.ndarray]:
+    """The first converged seeds' trajectories as trained, and moved as a whole by what aligns their ends to the medoid."""
+    ways = {"raw": theta}
+    if run.spec.model.hidden and not all_equal(run.params()):
+        element = alignment_study(run, tell).population.element[: len(theta)]
+        ways["aligned"] = act_on_theta(run.model.symmetry, run.layout, element, theta)
+    return ways
 
 
 def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[str, dict[str, PairBarriers]]]:

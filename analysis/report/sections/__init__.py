@@ -13,6 +13,7 @@ from analysis.report.sections import (
     provenance,
     training,
     trajectory,
+    travel,
 )
 
 SECTIONS: tuple[Section, ...] = (
@@ -24,6 +25,7 @@ SECTIONS: tuple[Section, ...] = (
     convexity.SECTION,
     landscape.SECTION,
     connectivity.SECTION,
+    travel.SECTION,
     trajectory.SECTION,
     function.SECTION,
     provenance.SECTION,

@@ -38,6 +38,7 @@ from wspace.tree import Params
 MOST_SEEDS, MOST_SAMPLED, MOST_DRAWN = 64, 8, 6
 MOST_EXAMPLES, MOST_REPRESENTED, FEWEST_REPRESENTED = 2000, 500, 4
 PERPLEXITY, NUM_STARTS = 30, 3
+MOST_LATE, MOST_VALUES = 20, 2**26  # checkpoints to sample around, evenly chosen, and values held of them
 MARGIN = 0.01  # of accuracy or R^2 that samples may give up
 WAYS = {
     "diagonal": "each weight by its own spread",
@@ -189,6 +190,8 @@ def _samples(run: Run, rng: np.random.Generator, tell: Tell) -> Samples | None:
     """Around up to MOST_SAMPLED restarts, from the checkpoints of the second half of training; None where these are few."""
     rows, steps = np.flatnonzero(run.converged())[:MOST_SAMPLED], run.checkpoint_steps
     late = np.flatnonzero(steps >= steps[-1] / 2)
+    late = late[np.linspace(0, len(late) - 1, min(len(late), MOST_LATE)).round().astype(int)]
+    rows = rows[: max(2, MOST_VALUES // (len(late) * run.layout.size))]
     if len(late) < 3 or len(run.data.x_test) == 0:
         return None
     theta = np.asarray(run.theta.oindex[rows, late])

@@ -1,29 +1,26 @@
-"""Section: how training travels through weight space, beside random walks with the same step norms."""
+"""Section: the paths of training on planes of weight space, beside random walks with the same step norms."""
 
 import dataclasses
 
 import numpy as np
 
 from analysis.figures import landscape as landscape_figures
-from analysis.figures import style
 from analysis.figures import trajectory as figures
 from analysis.landscape.paths import Paths, paths
 from analysis.projection.components import Centre, Components, principal_components, schedule_weights
 from analysis.projection.walks import Null, compare, grams, p_value, pooled_walks, scattered
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import PLANES, alignment_study, all_equal, plane_points
-from analysis.statistics import Estimate, jackknife_seeds, median, median_over_pairs, pair_values
+from analysis.report.shared import PLANES, labelled, plane_points, trajectories
+from analysis.statistics import Estimate, jackknife_seeds, median
 from analysis.training import metric_unit
-from analysis.travel import Travel, apart, travel
 from wspace.run import Run
-from wspace.symmetry import act_on_theta
 
 NUM_COMPONENTS, NUM_WALKS, POOLED_WALKS = 5, 499, 199
 LOW, HIGH = 0.05, 0.95  # quantiles between which walks are drawn
 SIGNIFICANT = 0.05
 MOST_POOLED = 6  # trajectories on one plane
-MOST_VALUES = 2**27  # of the trajectories held in memory at once: half a gigabyte
+WALK_WORK = 8e6  # seeds x checkpoints^3 that are compared with walks: seconds
 FEWEST_CHECKPOINTS = 3
 
 
@@ -37,12 +34,10 @@ class _Found:
 
     ids: list[int]
     steps: np.ndarray
-    travelled: dict[str, Travel]
     null: Null
     own: Paths | None
     pooled: dict[str, Paths]
     fans: dict[str, Components]
-    apart: dict[str, np.ndarray]
 
 
 def needs(run: Run) -> str | None:
@@ -59,13 +54,12 @@ def needs(run: Run) -> str | None:
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Spectra against walks, the paths on planes with their shadows, distances over training."""
-    rows = np.flatnonzero(run.converged())
-    tell("distances")
-    travelled = travel(run.theta, run.checkpoint_steps, layout=run.layout, seeds=rows)
-    moves = travelled["all"].path[:, -1] > np.finfo(np.float32).eps * travelled["all"].norm[:, -1]
+    few, steps, at, theta = trajectories(run)
+    away = np.linalg.norm(theta - theta[:, :1], axis=2).max(axis=1)
+    moves = away > np.finfo(np.float32).eps * np.linalg.norm(theta[:, 0], axis=1)
     if not moves.any():
         return Content(
-            findings={"seeds": finding(len(rows), n=len(rows))},
+            findings={"seeds": finding(len(few), n=len(few))},
             says=(
                 "None of {seeds} restarts moved away from its start, but for rounding: there is no trajectory to describe.",
             ),
@@ -73,20 +67,17 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             reads="Training that moves has a path; this one has none.",
             limits="Why nothing moved is not said here; the training curves and the provenance may tell.",
         )
-    few = rows[: max(1, MOST_VALUES // (len(run.checkpoint_steps) * run.layout.size))]
-    theta = np.asarray(run.theta.oindex[few])
     tell("random walks")
-    null, more = _spectra(run, theta, rng)
-    findings = _spectrum_findings(null, run, len(few), rng) | more | _travel_findings(travelled, rng)
-    moving = np.flatnonzero(moves[: len(few)])
+    null, more = _spectra(run, steps, theta[: max(1, int(WALK_WORK / len(steps) ** 3))], rng)
+    findings = {"seeds": finding(len(few), n=len(few)), "checkpoints": finding(len(steps))}
+    findings |= _spectrum_findings(null, run, len(steps), rng) | more
+    moving = np.flatnonzero(moves)
     own = _paths(run, theta[moving[:1]], "one restart", tell)
     if own is not None:
-        findings |= _own_findings(run, int(run.seeds[few[moving[0]]]), own)
-    pooled, fans, between = {}, {}, {}
+        findings |= _own_findings(run, int(run.seeds[few[moving[0]]]), at, own)
+    pooled, fans = {}, {}
     if len(moving) >= 2:
-        ways = _labelled(run, theta, tell)
-        between = {way: apart(theta) for way, theta in ways.items()}
-        findings |= _apart_findings(between, travelled["all"], rng)
+        ways = labelled(run, theta, tell)
         some = {way: values[moving[:MOST_POOLED]] for way, values in ways.items()}
         for way, values in some.items():
             found = _paths(run, values, f"{len(values)} restarts, {PLANES[way]}", tell)
@@ -97,9 +88,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
                 fans[way] = principal_components(values, 2, centre="init")
                 findings |= _fan_findings(way, values, rng)
         findings |= _ends_findings(ways, rng)
-    result = _Found(
-        run.seeds[few[moving[:MOST_POOLED]]].tolist(), run.checkpoint_steps, travelled, null, own, pooled, fans, between
-    )
+    result = _Found(run.seeds[few[moving[:MOST_POOLED]]].tolist(), steps, null, own, pooled, fans)
     unit = metric_unit("train_loss", run.loss_kind)
     return Content(
         findings=findings,
@@ -113,20 +102,21 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         limits="Checkpoints are snapshots: between them the path is longer and more crooked than the chords that are "
         "measured. A plane shows {plane_share:value} of a trajectory's variance and none of the rest of {num_params} "
         "dimensions. Walks share the step norms of each restart and nothing else; that training differs from them does not "
-        "say why. The distance between restarts is raw, or after one relabelling of each restart for all of its "
-        "checkpoints, the one that fits its end.",
+        "say why. Aligned trajectories are relabelled as a whole, by what aligns their ends.",
         pictures=tuple(_pictures(findings, result, unit)),
-        facts=tuple(_facts(findings, travelled)),
+        facts=tuple(_facts(findings)),
     )
 
 
-def _spectra(run: Run, theta: np.ndarray, rng: np.random.Generator) -> tuple[Null, dict[str, Finding]]:
+def _spectra(
+    run: Run, steps: np.ndarray, theta: np.ndarray, rng: np.random.Generator
+) -> tuple[Null, dict[str, Finding]]:
     """Against walks: about the mean; anchored at the end; and with checkpoints weighted by the steps they stand for."""
     inner, num = grams(theta), len(theta)
     size = run.layout.size
     most = min(NUM_COMPONENTS, theta.shape[1] - 1, size)
     null = compare(inner, size, most, num_walks=NUM_WALKS, rng=rng)
-    weights = schedule_weights(run.checkpoint_steps, "step")
+    weights = schedule_weights(steps, "step")
     others = {
         "anchored": compare(inner, size, 1, centre="final", num_walks=NUM_WALKS, rng=rng),
         "by_steps": compare(inner, size, 1, weights=weights, num_walks=NUM_WALKS, rng=rng),
@@ -139,13 +129,9 @@ def _spectra(run: Run, theta: np.ndarray, rng: np.random.Generator) -> tuple[Nul
     return null, findings
 
 
-def _spectrum_findings(null: Null, run: Run, num: int, rng: np.random.Generator) -> dict[str, Finding]:
-    findings = {
-        "seeds": finding(num, n=num),
-        "checkpoints": finding(len(run.checkpoint_steps)),
-        "num_params": finding(run.layout.size),
-        "walks": finding(NUM_WALKS),
-    }
+def _spectrum_findings(null: Null, run: Run, checkpoints: int, rng: np.random.Generator) -> dict[str, Finding]:
+    num = len(null.shares)
+    findings = {"num_params": finding(run.layout.size), "walks": finding(NUM_WALKS)}
     for k in range(min(2, null.shares.shape[1])):
         findings |= {
             f"share_{k + 1}": finding(_over_seeds(null.shares[:, k], rng)),
@@ -164,28 +150,8 @@ def _spectrum_findings(null: Null, run: Run, num: int, rng: np.random.Generator)
         "plane_p": finding(float(p_value(float(both[moves].mean()), walks[:, moves].mean(axis=1))), n=num),
         # on the side that the test looks at: of means, which may lie on another side than medians
         "plane_more": finding(bool(both[moves].mean() > np.median(walks[:, moves].mean(axis=1)))),
-        "plane_full": finding(min(len(run.checkpoint_steps) - 1, run.layout.size) <= 2),
+        "plane_full": finding(min(checkpoints - 1, run.layout.size) <= 2),
     }
-    return findings
-
-
-def _travel_findings(travelled: dict[str, Travel], rng: np.random.Generator) -> dict[str, Finding]:
-    findings = {}
-    for place, (name, of) in enumerate(travelled.items()):
-        key = "" if name == "all" else f"layer_{place}_"
-        if name != "all":
-            findings[f"{key}name"] = finding(name)
-        findings[f"{key}distance"] = finding(_over_seeds(of.from_init[:, -1], rng, ""))
-        moved = of.path[:, -1] > 0
-        if moved.any():
-            findings[f"{key}straightness"] = finding(_over_seeds(of.straightness, rng, ""))
-    of = travelled["all"]
-    findings["straightness_walk"] = finding(_over_seeds(of.straightness_null, rng, ""))
-    findings["path"] = finding(_over_seeds(of.path[:, -1], rng, ""))
-    angles = np.array([np.nan if np.all(np.isnan(row)) else np.nanmedian(row) for row in of.angle])
-    if not np.all(np.isnan(angles)):
-        findings["angle"] = finding(_over_seeds(angles, rng, "degrees"))
-        findings["right_angle"] = finding(90, unit="degrees")
     return findings
 
 
@@ -203,10 +169,10 @@ def _paths(run: Run, theta: np.ndarray, what: str, tell: Tell) -> Paths | None:
         return None
 
 
-def _own_findings(run: Run, seed: int, own: Paths) -> dict[str, Finding]:
+def _own_findings(run: Run, seed: int, at: np.ndarray, own: Paths) -> dict[str, Finding]:
     unit = metric_unit("train_loss", run.loss_kind)
     true, flat = own.shadows.values["train_loss"], own.shadows.shadow["train_loss"]
-    stored = run.metrics["train_loss"][list(run.seeds).index(seed)].astype(np.float64)
+    stored = run.metrics["train_loss"][list(run.seeds).index(seed), at].astype(np.float64)
     findings = {
         "own_seed": finding(str(seed)),
         "own_share": finding(Estimate(float(own.components.explained.sum()), None, 1, "share")),
@@ -217,23 +183,6 @@ def _own_findings(run: Run, seed: int, own: Paths) -> dict[str, Finding]:
     for name, values in (("true", true), ("shadow", flat)):
         if np.isfinite(values[-1]):
             findings[f"own_{name}_end"] = finding(Estimate(float(values[-1]), None, 1, unit))
-    return findings
-
-
-def _labelled(run: Run, theta: np.ndarray, tell: Tell) -> dict[str, np.ndarray]:
-    """The trajectories as trained, and each moved as a whole by the relabelling that aligns its end to the medoid."""
-    ways = {"raw": theta}
-    if run.spec.model.hidden and not all_equal(run.params()):
-        element = alignment_study(run, tell).population.element[: len(theta)]
-        ways["aligned"] = act_on_theta(run.model.symmetry, run.layout, element, theta)
-    return ways
-
-
-def _apart_findings(between: dict[str, np.ndarray], of: Travel, rng: np.random.Generator) -> dict[str, Finding]:
-    findings = {}
-    for way, matrices in between.items():
-        for name, matrix in (("start", matrices[0]), ("end", matrices[-1])):
-            findings[f"apart_{way}_{name}"] = finding(median_over_pairs(matrix, rng=rng))
     return findings
 
 
@@ -321,16 +270,6 @@ def _says(findings: dict[str, Finding], result: _Found):
         + (" and {p_fit_2:value}" if "fit_2" in findings else "")
         + ")."
     )
-    yield (
-        f"From start to end {restart} gets {{distance}} away on a path of {{path}} between checkpoints: a straightness of "
-        "{straightness}, where one is a straight line and independent directions would give {straightness_walk:value}."
-        + (
-            " Successive displacements make an angle of {angle} (median over training); independent ones would make one of "
-            "{right_angle}."
-            if "angle" in findings
-            else ""
-        )
-    )
     if result.own is None:
         yield "The trajectory lies on one line up to rounding: there is no plane to draw it on."
     else:
@@ -366,21 +305,7 @@ def _says(findings: dict[str, Finding], result: _Found):
             f"Laid to one starting point, {PLANES[way]}, the same trajectories have {{fan_{way}_share}} of their variance "
             f"in two common directions; random walks have {{fan_{way}_walk}} (p = {{fan_{way}_p:value}})."
         )
-    if "apart_raw_end" in findings:
-        yield (
-            "Restarts are {apart_raw_start} apart where they start and {apart_raw_end} where they end"
-            + (
-                "; labelled by what aligns their ends, {apart_aligned_start} and {apart_aligned_end}."
-                if "apart_aligned_end" in findings
-                else "."
-            )
-            + (
-                " All of them start at one place."
-                if result.apart["raw"][0].max() == 0
-                else ""
-            )
-        )  # fmt: skip
-    elif findings["seeds"]["value"] == 1:
+    if findings["seeds"]["value"] == 1:
         yield "One restart is an example: nothing here has an interval, and there is nothing to pool."
 
 
@@ -407,7 +332,7 @@ def _shows(findings: dict[str, Finding], result: _Found) -> str:
     text = (
         f"{{checkpoints}} checkpoints of {{seeds}} {plural(findings['seeds']['value'], 'restart', 'restarts')} in a "
         "space of {num_params} dimensions: the spectrum and the components of each trajectory beside random walks with its "
-        "own step norms; distances over training, of all weights and layer by layer"
+        "own step norms"
     )
     if result.own is not None:
         text += "; one trajectory on its principal plane, over the train loss of that very plane"
@@ -418,7 +343,7 @@ def _shows(findings: dict[str, Finding], result: _Found) -> str:
     return text + "."
 
 
-def _facts(findings: dict[str, Finding], travelled: dict[str, Travel]):
+def _facts(findings: dict[str, Finding]):
     yield ("First component, anchored at the end", _against("anchored"))
     yield ("First component, checkpoints weighted by training steps", _against("by_steps"))
     yield (
@@ -431,14 +356,6 @@ def _facts(findings: dict[str, Finding], travelled: dict[str, Travel]):
                 f"Ends of all restarts, {label}: share of their variance in one plane",
                 f"{{ends_{way}_share}}; as long ones in independent directions {{ends_{way}_null}} "
                 f"(p = {{ends_{way}_p:value}})",
-            )
-    for place, name in enumerate(travelled):
-        if name != "all":
-            straight = f", straightness {{layer_{place}_straightness}}"
-            yield (
-                f"Layer {{layer_{place}_name}}",
-                f"distance from its start {{layer_{place}_distance}}"
-                + (straight if f"layer_{place}_straightness" in findings else ""),
             )
 
 
@@ -458,7 +375,7 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
                 {f"seed {findings['own_seed']['value']}": result.own.coordinates[0]},
             ),
             "Train loss on the plane of the first two principal components of one trajectory, and the trajectory's shadow "
-            "on it. The palest colour lies above the scale. The network itself lies off the plane; see the next figure.",
+            "on it. The palest colour lies above the scale, black below. The network lies off the plane: see the next.",
             "Contour map of the train loss on the principal plane of one restart, with its path from start to end; the "
             "plane holds {own_share:value} of the variance.",
         )  # fmt: skip
@@ -507,55 +424,6 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
         "walk with the step norms of the first restart has in expectation.",
         "Curves of the principal components over training beside those of random walks; R² of the first {fit_1:value}.",
     )
-    of = result.travelled["all"]
-    layers = {f"layer {name}": own for name, own in result.travelled.items() if name != "all"}
-    colors = [style.CYCLE[i % len(style.CYCLE)] for i in range(len(layers))]
-    yield Picture(
-        "trajectory-distance",
-        figures.over_steps(
-            "How far from the start?", "distance from the start", of.steps, {"restarts": of.from_init}, [style.END],
-            null=("independent directions", np.median(of.from_init_null, axis=0)),
-        ),
-        "Distance from the start over training: median and middle half of the restarts. Dotted: what the same steps would "
-        "reach in independent directions.",
-        "Line chart of the distance from the start, {distance:value} at the end.",
-    )  # fmt: skip
-    middle = (of.steps[1:] + of.steps[:-1]) / 2
-    rows = {"all weights": of.speed} | {name: own.speed for name, own in layers.items()}
-    yield Picture(
-        "trajectory-speed",
-        figures.over_steps(
-            "How fast?", "distance per training step", middle, rows, [style.INK, *colors], log=True, band=False
-        ),
-        "Distance between successive checkpoints divided by the training steps between them, median over restarts, for all "
-        "weights and for each layer with its biases. Where checkpoints are far apart this is less than the speed of single "
-        "steps.",
-        "Line chart of the speed over training, of all weights and layer by layer.",
-    )  # fmt: skip
-    if "angle" in findings:
-        rows = {"all weights": of.angle} | {name: own.angle for name, own in layers.items()}
-        yield Picture(
-            "trajectory-angle",
-            figures.over_steps(
-                "How much does it turn?", "angle (degrees)", of.steps[1:-1].astype(float), rows,
-                [style.INK, *colors], null=("independent directions", np.full(len(of.steps) - 2, 90.0)), band=False,
-            ),
-            "Angle between what was travelled before and after a checkpoint, median over restarts. A right angle is what "
-            "independent directions make in many dimensions; less goes on, more turns back.",
-            "Line chart of the angle between successive displacements, in the median {angle:value}.",
-        )  # fmt: skip
-    if result.apart:
-        pairs = {PLANES[way]: np.array([pair_values(m) for m in values]).T for way, values in result.apart.items()}
-        yield Picture(
-            "trajectory-apart",
-            figures.over_steps(
-                "How far apart?", "distance between restarts", of.steps, pairs, [style.INIT, style.END][: len(pairs)]
-            ),
-            "Distance between the restarts of every pair over training, median and middle half of the pairs: as trained, "
-            "and each relabelled at all checkpoints by what aligns its end.",
-            "Line chart of the distance between restarts, {apart_raw_start:value} at the start and {apart_raw_end:value} at "
-            "the end.",
-        )  # fmt: skip
 
 
 def _plane_share(points: np.ndarray, centre: Centre = "mean") -> float:
@@ -581,8 +449,8 @@ def _null_median(walks: np.ndarray, num: int, unit: str = "share") -> Estimate:
 
 SECTION = Section(
     "trajectory",
-    "How did training travel?",
-    "What path does training take through weight space, and is it more than a random walk?",
+    "What path does training take?",
+    "Which way through weight space does training go, and is it more than a random walk?",
     needs,
     write,
 )

@@ -66,6 +66,7 @@ def test_findings_are_strict_json():
         (0.96936, "share", f"96.9{NBSP}%"),
         (1.0, "share", f"100{NBSP}%"),
         (0.0, "share", f"0{NBSP}%"),
+        (2.14e-17, "share", f"2.14{NBSP}×{NBSP}10⁻¹⁵{NBSP}%"),
     ],
 )
 def test_numbers_as_people_read_them(value, unit, text):

@@ -108,7 +108,7 @@ def test_intervals_and_sample_sizes_are_stated(page):
     assert "Square brackets hold 95 % intervals from resampling seeds" in page.text
     headlines = page.text.split("In short")[1].split("Square brackets")[0]
     assert headlines.count("6 seeds)") == 6
-    assert headlines.count("[") == 16
+    assert headlines.count("[") == 17
     assert "(one pair)" in headlines
 
 
@@ -185,7 +185,7 @@ def test_a_run_whose_seeds_all_diverged_says_so(run, tmp_path):
     assert "Not answered: “Where training ends”. No seed of this run has been trained to its end (all diverged)." in (
         summary(page)
     )
-    assert summary(page).count("Not answered") == 9
+    assert summary(page).count("Not answered") == 10
     assert "No seed reached the end, so there is neither a median nor a band." in page.text
     assert page.findings["finals"] == page.findings["distance"] == page.findings["line"] == {}
     check_numbers(page)

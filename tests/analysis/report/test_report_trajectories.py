@@ -9,12 +9,12 @@ from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 
 from analysis.projection import compare, grams
-from analysis.report import write_report
-from analysis.report.sections import function, trajectory
+from analysis.report import shared, write_report
+from analysis.report.sections import function, trajectory, travel
 from analysis.similarity import cka, representations
 from wspace.train import train
 
-SECTIONS = (trajectory.SECTION, function.SECTION)
+SECTIONS = (travel.SECTION, trajectory.SECTION, function.SECTION)
 
 
 def report(tmp_path, **sections):
@@ -31,9 +31,11 @@ def test_shares_are_those_of_each_restarts_own_components(run, page):
     assert found["pooled_raw_share"]["value"] == pytest.approx(pooled, rel=1e-6)
     path = np.linalg.norm(np.diff(theta, axis=1), axis=2).sum(axis=1)
     away = np.linalg.norm(theta[:, -1] - theta[:, 0], axis=1)
-    assert found["straightness"]["value"] == pytest.approx(np.median(away / path), rel=1e-6)
+    travelled = page.findings["travel"]
+    assert travelled["straightness"]["value"] == pytest.approx(np.median(away / path), rel=1e-6)
     assert found["stored_agree"]["value"] is True
-    assert found["apart_raw_start"]["value"] > 0
+    assert travelled["apart_raw_start"]["value"] > 0
+    assert travelled["layer_1_name"]["value"] == "1"
 
 
 def test_losses_beside_the_plane_are_those_stored_in_training(run, page):
@@ -81,9 +83,24 @@ def test_training_that_does_not_move_has_no_trajectory(tmp_path):
     assert list(page.findings["trajectory"]) == ["seeds"]
 
 
+def test_long_runs_are_thinned_and_say_so(tmp_path, monkeypatch):
+    """More checkpoints than are compared with walks: as many evenly chosen ones, the first and the last among them."""
+    run = train(toy(checkpoints={"num": 12, "schedule": "linear"}, seeds={"num": 2}), tmp_path / "run", num_devices=1)
+    monkeypatch.setattr(shared, "MOST_CHECKPOINTS", 5)
+    monkeypatch.setattr(trajectory, "WALK_WORK", 5**3)
+    page = Page(write_report(run, sections=SECTIONS))
+    found, at = page.findings["trajectory"], np.linspace(0, len(run.checkpoint_steps) - 1, 5).round().astype(int)
+    assert found["checkpoints"]["value"] == 5
+    assert found["share_1"]["n"] == 1
+    one = PCA(1, svd_solver="full").fit(np.asarray(run.theta[0], np.float64)[at]).explained_variance_ratio_
+    assert found["share_1"]["value"] == pytest.approx(one[0], rel=1e-6)
+    assert found["own_true_end"]["value"] == pytest.approx(run.metrics["train_loss"][0, -1], rel=1e-5)
+    assert page.findings["travel"]["checkpoints"]["value"] == len(run.checkpoint_steps)
+
+
 def test_children_of_one_start_say_so(tmp_path):
     page = report(tmp_path, seeds={"num": 3, "vary": "order"})
-    found = page.findings["trajectory"]
+    found = page.findings["travel"]
     assert found["apart_raw_start"]["value"] == 0
     assert found["apart_raw_end"]["value"] > 0
     assert "All of them start at one place" in page.text
