@@ -115,6 +115,41 @@ def shadow(steps: Steps, result: Shadows, ylabel: str) -> Figure:
     return figure
 
 
+def hidden(rows: Mapping[str, Shadows], label: str) -> Figure:
+    """Every network drawn on planes: the loss of its shadow against its own, coloured by its distance from the plane.
+
+    Args:
+        rows: which plane -> the networks drawn on it.
+        label: of the loss, with unit.
+    """
+    figure, axes = style.panel(
+        "What the pooled planes hide", f"{label}, of the network", f"{label}, of its shadow", (4.1, 3.9)
+    )
+    losses = [(np.asarray(r.values["train_loss"]), np.asarray(r.shadow["train_loss"])) for r in rows.values()]
+    far = max(float(r.residual.max()) for r in rows.values())
+    image = None
+    for (name, result), (own, flat), marker in zip(rows.items(), losses, ("o", "D"), strict=False):
+        image = axes.scatter(
+            own, flat, c=result.residual, s=15, marker=marker, cmap="viridis", vmin=0, vmax=far or 1, linewidths=0.3,
+            edgecolors="white", label=name,
+        )  # fmt: skip
+    every = np.concatenate([np.concatenate(both) for both in losses])
+    every = every[np.isfinite(every)]
+    if len(every):
+        ends = [float(every.min()), float(every.max())]
+        axes.plot(ends, ends, color=style.INK, linewidth=1, linestyle="--", label="equal")
+    if style.spans_decades(every):
+        style.log(axes, "x")
+        style.log(axes, "y")
+    assert image is not None
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=26)
+    bar.set_label("distance from the plane", fontsize=8.5, color=style.MUTED)
+    bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=2, width=0.6)
+    bar.outline.set(edgecolor=style.FAINT)  # type: ignore[call-arg]
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=style.INK)
+    return figure
+
+
 def scree(null: Null, low: float, high: float, percent: str) -> Figure:
     """Shares of the variance along the first components: every trajectory, beside random walks with its step norms.
 

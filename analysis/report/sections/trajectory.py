@@ -400,6 +400,14 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
                 f"Contour map of the train loss with the paths of {{pooled_seeds}} restarts, {PLANES[way]}; the plane holds "
                 f"{{pooled_{way}_share:value}} of their variance.",
             )
+    if result.pooled:
+        yield Picture(
+            "trajectory-hidden",
+            figures.hidden({PLANES[way]: found.shadows for way, found in result.pooled.items()}, label),
+            "Every point of the pooled planes: the train loss of the network that is drawn there, and that of its shadow, "
+            "which is what the contours show. On the dashed line they are equal. Colours: how far off the network lies.",
+            "Scatter of the train loss of shadows against that of their networks, over {pooled_seeds} trajectories.",
+        )
     for way, fan in result.fans.items():
         shares = [f"component {k + 1} ({share:.1%} of the variance)" for k, share in enumerate(fan.explained)]
         names = [f"seed {seed}" for seed in result.ids]

@@ -132,7 +132,7 @@ def _pictures(
             "How far from the start?", "distance from the start", of.steps, {"restarts": of.from_init}, [style.END],
             null=("independent directions", np.median(of.from_init_null, axis=0)),
         ),
-        "Distance from the start over training: median and middle half of the restarts. Dotted: what the same steps would "
+        "Distance from the start over training: median and middle half of the restarts. Dashed: what the same steps would "
         "reach in independent directions.",
         "Line chart of the distance from the start, {distance:value} at the end.",
     )  # fmt: skip

@@ -229,6 +229,7 @@ def draw(walks, curve, line):
         ),
         "on plane": on_plane(surface()),
         "shadow": trajectory_figures.shadow(np.array([0, 1, 10, 100]), shadows(), "train loss (nats)"),
+        "hidden": trajectory_figures.hidden({"as trained": shadows(), "aligned": shadows()}, "train loss (nats)"),
         "scree": trajectory_figures.scree(null(rng), 0.05, 0.95, "5 to 95 %"),
         "curves of components": trajectory_figures.components(null(rng).curves, null(rng).expected_curves),
         "in plane": trajectory_figures.in_plane(
@@ -476,6 +477,7 @@ def test_labels_have_units(every):
         "paths": ("share of the path's length", "train loss (nats)"),
         "on plane": ("distance, seed 0 to seed 7", "distance, towards seed 9"),
         "shadow": ("training step (log scale)", "distance of the network"),
+        "hidden": ("train loss (nats), of the network", "train loss (nats), of its shadow"),
         "scree": ("principal component", "share of the variance"),
         "curves of components": ("checkpoint", "component 3"),
         "in plane": ("component 1", "component 2"),
@@ -719,6 +721,18 @@ def test_a_network_and_its_shadow_are_drawn_as_measured():
     assert holds(drawn(top), steps, result.shadow["train_loss"])
     assert holds(drawn(bottom), steps, result.residual)
     assert holds(drawn(bottom), steps, result.away)
+
+
+def test_every_point_of_a_pooled_plane_stands_beside_its_shadow():
+    result = shadows()
+    axes = trajectory_figures.hidden({"as trained": result, "aligned": result}, "train loss (nats)").axes[0]
+    clouds = [c for c in axes.collections if isinstance(c, PathCollection)]
+    assert len(clouds) == 2
+    for cloud in clouds:
+        np.testing.assert_allclose(
+            np.asarray(cloud.get_offsets()).T, [result.values["train_loss"], result.shadow["train_loss"]]
+        )
+        np.testing.assert_allclose(np.asarray(cloud.get_array()), result.residual)
 
 
 def test_a_scree_shows_every_restart_and_the_range_of_walks(rng):
