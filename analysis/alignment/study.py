@@ -26,6 +26,7 @@ from analysis.alignment.population import (
 )
 from analysis.connectivity.barriers import PairBarriers, Route, pair_barriers
 from analysis.connectivity.line import straight
+from analysis.projection.components import fix_signs
 from analysis.statistics import Estimate, median
 from wspace.data import Dataset
 from wspace.errors import SymmetryError
@@ -220,7 +221,7 @@ def affordable_seeds(num_params: int, num_examples: int) -> int:
 def embed(raw: Params, aligned: Params) -> Embedding:
     """Principal components of the raw and the aligned networks together, from their Gram matrix in float64.
 
-    The sign of each axis makes the mean of the aligned networks positive.
+    Of each axis the coordinate of largest size is positive (`fix_signs`); equal networks lie at one place.
     """
     both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), raw, aligned)
     inner = gram(both)
@@ -229,7 +230,7 @@ def embed(raw: Params, aligned: Params) -> Embedding:
     values, vectors = np.linalg.eigh(centre @ inner @ centre)
     top = np.argsort(values)[::-1][:2]
     points = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
-    points *= np.where(points[num // 2 :].mean(axis=0) < 0, -1, 1)
+    points = fix_signs(points.T).T
     total = max(float(values.clip(0).sum()), np.finfo(float).tiny)
     return Embedding(points[: num // 2], points[num // 2 :], tuple((values[top].clip(0) / total).tolist()))
 
