@@ -30,7 +30,7 @@ format: $(VENV)/dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/bench ## measure wspace against its peers (about three quarters of an hour on two cores)
+bench: $(VENV)/bench ## measure wspace against its peers (about an hour on two cores)
 	$(BIN)/python -m pytest -m bench
 	$(BIN)/python runs/benchmarks/engine.py --write
 	$(BIN)/python runs/benchmarks/memory.py --write
