@@ -36,6 +36,7 @@ from wspace.run import Run
 from wspace.tree import Params
 
 MOST_SEEDS, MOST_SAMPLED, MOST_DRAWN = 64, 8, 6
+MOST_CHECKPOINTS = 41  # of each restart in the planes of predictions; of more, as many evenly chosen ones
 MOST_EXAMPLES, MOST_REPRESENTED, FEWEST_REPRESENTED = 2000, 500, 4
 PERPLEXITY, NUM_STARTS = 30, 3
 MOST_LATE, MOST_VALUES = 20, 2**26  # checkpoints to sample around, evenly chosen, and values held of them
@@ -106,9 +107,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "up to a rotation and a scale, and zero on average for unrelated ones. Samples around a restart show whether its "
         "neighbourhood offers other functions that are as good.",
         limits="All this is on {examples} {split} examples (representations: {represented}): networks that agree there may "
-        "differ elsewhere. A rank correlation of distances says nothing about single pairs. The planes of predictions keep "
-        "neighbours, not distances; their orientation and, in t-SNE, the distances between groups mean nothing. Samples are "
-        "Gaussian and as wide as the checkpoints of the second half of training are spread, times a scale.",
+        "differ elsewhere. A rank correlation of distances says nothing about single pairs. The orientation of a "
+        "plane of predictions means nothing; t-SNE keeps neighbours, so that distances between groups mean nothing. Samples "
+        "are Gaussian and as wide as the checkpoints of the second half of training are spread, times a scale.",
         pictures=tuple(_pictures(findings, found)),
     )
 
@@ -217,11 +218,12 @@ def _sample_findings(samples: Samples, rng: np.random.Generator) -> dict[str, Fi
 def _embedded(
     run: Run, ids: list[int], x: np.ndarray, rng: np.random.Generator
 ) -> tuple[Scaling | None, Neighbourhoods | None, tuple[int, int], dict[str, Finding]]:
-    """Predictions of a few restarts at all checkpoints, jointly in one plane by scaling and by t-SNE."""
-    some, num_checkpoints = ids[:MOST_DRAWN], len(run.checkpoint_steps)
-    predicted = np.stack([outputs(run.model, run.params(some, t), x) for t in range(num_checkpoints)], axis=1)
+    """Predictions of a few restarts over training, jointly in one plane by scaling and by t-SNE."""
+    some, last = ids[:MOST_DRAWN], len(run.checkpoint_steps) - 1
+    at = np.linspace(0, last, min(last + 1, MOST_CHECKPOINTS)).round().astype(int).tolist()
+    predicted = np.stack([outputs(run.model, run.params(some, t), x) for t in at], axis=1)
     far = prediction_distances(predicted, run.task)
-    num, shape = len(far), (len(some), num_checkpoints)
+    num, shape = len(far), (len(some), len(at))
     findings: dict[str, Finding] = {"drawn": finding(len(some), n=len(some)), "points": finding(num)}
     if num < 4 or far.max() == 0:
         return None, None, shape, findings
@@ -285,7 +287,7 @@ def _says(findings: dict[str, Finding], found: _Found):
         )
     if "trust" in findings:
         yield (
-            "In one plane, the predictions of {drawn} restarts at all checkpoints keep {scaling_explained} of their squared "
+            "In one plane, the predictions of {drawn} restarts over training keep {scaling_explained} of their squared "
             "distances by classical scaling. The neighbourhoods that t-SNE draws (perplexity {perplexity:value}) are "
             "trustworthy to {trust:value} in the worst of {starts} random starts"
             + (
@@ -351,7 +353,7 @@ def _shows(findings: dict[str, Finding], found: _Found) -> str:
         f"{plural(findings['pairs']['value'], 'pair', 'pairs')}, beside distances in weight space"
         + ("; how alike their layers represent {represented} of these" if found.same_layer is not None else "")
         + (
-            "; and the predictions of {drawn} restarts at all checkpoints, {points} points, in one plane."
+            "; and the predictions of {drawn} restarts over training, {points} points, in one plane."
             if found.plane is not None
             else "."
         )
@@ -434,7 +436,7 @@ def _pictures(findings: dict[str, Finding], found: _Found):
                 shares[0],
                 shares[1],
             ),
-            "Predictions of {drawn} restarts at all checkpoints by classical scaling: the share that the plane keeps of the "
+            "Predictions of {drawn} restarts over training by classical scaling: the share that the plane keeps of the "
             "squared distances stands at the axes.",
             "Paths of restarts in a plane of predictions; it keeps {scaling_explained:value} of the squared distances.",
         )

@@ -53,7 +53,7 @@ def needs(run: Run) -> str | None:
 
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
-    """Spectra against walks, the paths on planes with their shadows, distances over training."""
+    """Spectra against walks, and the paths on planes with their shadows."""
     few, steps, at, theta = trajectories(run)
     away = np.linalg.norm(theta - theta[:, :1], axis=2).max(axis=1)
     moves = away > np.finfo(np.float32).eps * np.linalg.norm(theta[:, 0], axis=1)
@@ -400,7 +400,6 @@ def _pictures(findings: dict[str, Finding], result: _Found, unit: str):
                 f"Contour map of the train loss with the paths of {{pooled_seeds}} restarts, {PLANES[way]}; the plane holds "
                 f"{{pooled_{way}_share:value}} of their variance.",
             )
-    if result.pooled:
         yield Picture(
             "trajectory-hidden",
             figures.hidden({PLANES[way]: found.shadows for way, found in result.pooled.items()}, label),

@@ -88,6 +88,7 @@ def test_long_runs_are_thinned_and_say_so(tmp_path, monkeypatch):
     run = train(toy(checkpoints={"num": 12, "schedule": "linear"}, seeds={"num": 2}), tmp_path / "run", num_devices=1)
     monkeypatch.setattr(shared, "MOST_CHECKPOINTS", 5)
     monkeypatch.setattr(trajectory, "WALK_WORK", 5**3)
+    monkeypatch.setattr(function, "MOST_CHECKPOINTS", 3)
     page = Page(write_report(run, sections=SECTIONS))
     found, at = page.findings["trajectory"], np.linspace(0, len(run.checkpoint_steps) - 1, 5).round().astype(int)
     assert found["checkpoints"]["value"] == 5
@@ -96,6 +97,7 @@ def test_long_runs_are_thinned_and_say_so(tmp_path, monkeypatch):
     assert found["share_1"]["value"] == pytest.approx(one[0], rel=1e-6)
     assert found["own_true_end"]["value"] == pytest.approx(run.metrics["train_loss"][0, -1], rel=1e-5)
     assert page.findings["travel"]["checkpoints"]["value"] == len(run.checkpoint_steps)
+    assert page.findings["function"]["points"]["value"] == 2 * 3
 
 
 def test_children_of_one_start_say_so(tmp_path):
