@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import beta
 from scipy.stats import t as student
 
 LEVEL = 0.95
@@ -234,6 +235,20 @@ def extreme_share(all_of_them: bool, num: int, level: float = LEVEL) -> tuple[fl
         return None
     low = ((1 - level) / 2) ** (1 / num)
     return (low, 1.0) if all_of_them else (0.0, 1 - low)
+
+
+def binomial_share(count: int, num: int, level: float = LEVEL) -> Estimate:
+    """Share of `num` independent seeds that something is true of, with its exact interval.
+
+    Clopper & Pearson 1934 (10.1093/biomet/26.4.404): from the (1-level)/2 quantile of Beta(count, num-count+1) to the
+    (1+level)/2 quantile of Beta(count+1, num-count). None below two seeds.
+    """
+    if num < 2:
+        return Estimate(count / num, None, num, "share")
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, count, num - count + 1)) if count else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, num - count)) if count < num else 1.0
+    return Estimate(count / num, (low, high), num, "share")
 
 
 def quantile_bands(

@@ -1,17 +1,13 @@
 """Directions in weight space: random and filter-normalised, eigenvectors of the Hessian; others are in `projection`."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from analysis.projection.components import fix_signs
-from wspace import objective
+from analysis.curvature import Objective, extremes
 from wspace.data import Dataset
 from wspace.models import Model
 from wspace.objective import LossKind
@@ -113,8 +109,7 @@ def hessian_directions(
 ) -> Eigenpairs:  # fmt: skip
     """Eigenvectors of extreme eigenvalues of the Hessian of the training objective, exact on all data, in float64.
 
-    Lanczos (ARPACK, implicitly restarted) on Hessian-vector products, forward over reverse mode (Pearlmutter 1994).
-    Never filter-normalised.
+    For one network and for directions; see `analysis.curvature.extremes`. Never filter-normalised.
 
     Args:
         model: hashable, with `apply(params, x)`.
@@ -125,61 +120,26 @@ def hessian_directions(
         which: end of the spectrum, algebraically.
         l2: coefficient of the L2 term.
         rng: source of the first vector.
-        tolerance: relative accuracy of the eigenvalues.
+        tolerance: of the residuals, relative to the largest |eigenvalue|.
 
     Raises:
-        ValueError: `num` is not between 1 (2 for both ends) and the number of params less 1, params are not finite, or the
+        ValueError: `num` is not between 1 (2 for both ends) and the number of params, params are not finite, or the
             iteration does not converge.
     """
     layout = Layout.of(params)
-    if not 1 <= num < layout.size:
-        raise ValueError(f"num = {num}: between 1 and {layout.size - 1} eigenpairs can be computed here")
+    if not 1 <= num <= layout.size:
+        raise ValueError(f"num = {num}: between 1 and {layout.size} eigenpairs can be computed here")
     if which == "both" and num < 2:
         raise ValueError(f"num = {num}: both ends take at least 2 eigenpairs")
-    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
-        raise ValueError("params are not finite: a diverged network has no Hessian")
-    product = hessian_product(model, kind, params, data, l2)
-    operator = LinearOperator((layout.size,) * 2, matvec=product, dtype=np.float64)  # type: ignore[call-arg]
-    ends = {"largest": "LA", "smallest": "SA", "both": "BE"}[which]
-    try:
-        values, vectors = eigsh(operator, num, which=ends, v0=rng.standard_normal(layout.size), tol=tolerance)  # type: ignore[arg-type]
-    except ArpackError as error:
-        raise ValueError(f"the eigenvalues did not converge ({error}): ask for fewer, or raise tolerance") from error
-    order = np.argsort(values)[::-1]
-    rows = fix_signs(vectors.T[order])
-    residuals = [float(np.linalg.norm(product(v) - value * v)) for v, value in zip(rows, values[order], strict=True)]
-    return Eigenpairs(values[order], layout.unravel(rows), np.array(residuals))
-
-
-def hessian_product(
-    model: Model, kind: LossKind, params: Params, data: Dataset, l2: float = 0.0
-) -> Callable[[Float[np.ndarray, "param"]], Float[np.ndarray, "param"]]:
-    """v -> H v for raveled float64 v, H the Hessian of the training objective, `objective.chunk_examples` at a time."""
-    layout = Layout.of(params)
-    chunk = objective.chunk_examples(model, params, data.x_train.shape, 4)
-    wide = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf  # noqa: E731
-    at, x, y = jax.tree.map(wide, (params, data.x_train, data.y_train))
-    program = _hessian_program(model, kind, chunk)
-
-    def product(v: Float[np.ndarray, "param"]) -> Float[np.ndarray, "param"]:
-        with jax.enable_x64(True):
-            parts = program(at, layout.unravel(np.asarray(v, np.float64).ravel()), x, y, float(l2))
-            return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(parts)])
-
-    return product
-
-
-@objective.cache_compiled
-def _hessian_program(model: Model, kind: LossKind, chunk: int) -> Callable:
-    def product(params, v, x, y, l2):
-        def part(x, y, weight):
-            total = lambda p: jnp.sum(weight * objective.example_loss(kind, model.apply(p, x), y))  # noqa: E731
-            return jax.jvp(jax.grad(total), (params,), (v,))[1]
-
-        summed = objective.sum_chunks(part, x, y, chunk)
-        return jax.tree.map(lambda h, u: h / len(x) + l2 * u, summed, v)
-
-    return jax.jit(product)
+    largest = {"largest": num, "smallest": 0, "both": num - num // 2}[which]
+    function = Objective(model, kind, data, l2=l2)
+    found = extremes(function, params, largest, num - largest, rng=rng, batch_ndim=0, tolerance=tolerance)
+    if not found.converged.all():
+        raise ValueError(
+            f"{np.sum(~found.converged)} of {num} eigenvalues did not converge (residuals up to "
+            f"{found.residuals.max():.2g}): ask for fewer, or raise tolerance"
+        )
+    return Eigenpairs(found.values, layout.unravel(found.vectors), found.residuals)
 
 
 def _rows(directions: Params) -> Float[np.ndarray, "axis param"]:

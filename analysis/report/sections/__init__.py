@@ -3,8 +3,10 @@
 from analysis.report.section import Section
 from analysis.report.sections import (
     alignment,
+    census,
     connectivity,
     convexity,
+    curvature,
     distance,
     finals,
     function,
@@ -25,6 +27,8 @@ SECTIONS: tuple[Section, ...] = (
     convexity.SECTION,
     landscape.SECTION,
     connectivity.SECTION,
+    curvature.SECTION,
+    census.SECTION,
     travel.SECTION,
     trajectory.SECTION,
     function.SECTION,

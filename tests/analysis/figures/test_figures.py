@@ -23,7 +23,9 @@ from analysis.alignment.study import Embedding
 from analysis.connectivity import Barrier, Line
 from analysis.connectivity.merge_tree import merge_tree
 from analysis.figures import alignment as alignment_figures
+from analysis.figures import census as census_figures
 from analysis.figures import connectivity as connectivity_figures
+from analysis.figures import curvature as curvature_figures
 from analysis.figures import function as function_figures
 from analysis.figures import interactive, style
 from analysis.figures import landscape as landscape_figures
@@ -184,6 +186,70 @@ def sampled(rng) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"each weight by its own spread": (score, 0.98 - score), "in as many random directions": (score, 1 - score)}
 
 
+CURVATURE = "nats per squared unit of weight"
+TRAINED = np.array([0, 1, 4, 16, 64, 256, 1000, 3000])
+
+
+def eigenvalues(rng, num=NUM):
+    """Ten outliers, a bulk of four decades, and two negative ones, as those of a classifier of ten classes."""
+    values = np.concatenate([[20, 12, 9, 7, 5.5, 4, 3, 2.2, 1.5, 1], np.geomspace(0.3, 1e-4, 18), [-0.001, -0.05]])
+    return values * np.exp(0.2 * rng.standard_normal((num, 1)))
+
+
+def density(rng):
+    """Of the same: a bump at each eigenvalue, over asinh."""
+    values, scale = eigenvalues(rng), 2e-3
+    u = np.linspace(np.arcsinh(-0.1 / scale), np.arcsinh(40 / scale), 120)
+    seeds = np.exp(-0.5 * ((u - np.arcsinh(values / scale)[:, :, None]) / 0.08) ** 2).sum(axis=1)
+    return curvature_figures.density(
+        scale * np.sinh(u), seeds.mean(axis=0), seeds, values[:, :10], CURVATURE, ylabel="density (share per unit of asinh)",
+        linthresh=scale,
+    )  # fmt: skip
+
+
+def extremes(rng):
+    """The largest eigenvalue rises and falls; the smallest goes from -1.5 to -0.01."""
+    spread = np.exp(0.2 * rng.standard_normal((NUM, len(TRAINED))))
+    return 3 * np.exp(2 * (1 - np.exp(-TRAINED / 100))) * spread, -(0.01 + 1.5 * np.exp(-TRAINED / 50)) * spread
+
+
+def along_eigenvectors():
+    """The loss grows slower than its parabola; along the smallest one it falls first."""
+    x = np.linspace(-1, 1, 21)
+    curved = {"largest: 20": 20.0, "tenth: 1": 1.0, "smallest: −0.05": -0.05}
+    parabolas = {name: 0.012 + value * x**2 / 2 for name, value in curved.items()}
+    return (
+        x,
+        {name: p + 0.04 * x**4 * (1 if p[0] < 0 else -1) for name, p in parabolas.items()},
+        parabolas,
+        list(curved),
+    )
+
+
+def traces(rng):
+    return np.array([60.0, 25.0, 9.0]) * np.exp(0.2 * rng.standard_normal((NUM, 3)))
+
+
+def found_in_xor():
+    """Shares of twelve minima, and how many of them n restarts find in expectation."""
+    shares = np.array([0.6, 0.15, 0.08, 0.05, 0.04, 0.03, 0.02, 0.01, 0.008, 0.006, 0.004, 0.002])
+    restarts = np.arange(1, 2001, 37)
+    return shares, restarts, (1 - (1 - shares) ** restarts[:, None]).sum(axis=1)
+
+
+def discovery():
+    _, restarts, found = found_in_xor()
+    order = np.minimum(1 + np.arange(1000) // 40, 12)
+    return census_figures.discovery(restarts, found, found - 1, found + 1, restarts > 1000, order, (12.6, (12.0, 19.0)))
+
+
+def ladder():
+    shares, *_ = found_in_xor()
+    losses = np.append(3.2e-13, np.linspace(0.17, 0.6931, 11))
+    names = [f"minimum {i + 1}" for i in range(12)]
+    return census_figures.ladder(losses, shares, 0.9 * shares, 1.1 * shares + 0.004, names, "nats", (5, 0.01))
+
+
 def draw(walks, curve, line):
     """One of each figure, by name."""
     rng = np.random.default_rng(1)
@@ -259,6 +325,30 @@ def draw(walks, curve, line):
             "test accuracy",
             "share that differ",
             True,
+        ),
+        "spectra": curvature_figures.spectra(eigenvalues(rng), 10, CURVATURE),
+        "spectral density": density(rng),
+        "gradient shares": curvature_figures.gradient_shares(TRAINED, rng.random((NUM, len(TRAINED))), 0.003, 10),
+        "extreme eigenvalues": curvature_figures.extreme_along_training(TRAINED, *extremes(rng), CURVATURE),
+        "slices": curvature_figures.slices(*along_eigenvectors(), "nats"),
+        "layer shares": curvature_figures.layer_shares(
+            ["layer 0", "layer 1", "layer 2"], traces(rng), 0.1 * traces(rng)
+        ),
+        "class counts": curvature_figures.class_counts(
+            np.array([2, 3, 5, 10]), np.array([2, 3, 5, 10])[:, None] - rng.integers(0, 3, (4, NUM)), np.arange(1, 5)
+        ),
+        "discovery": discovery(),
+        "tolerances": census_figures.tolerances(
+            np.geomspace(1e-8, 1, 9),
+            {"by weights": np.array([1000, 990, 500, 40, 12, 12, 12, 9, 1]), "by function": np.array([9] * 8 + [1])},
+            1e-3,
+        ),
+        "ladder": ladder(),
+        "certificates": census_figures.certificates(
+            {"strict minimum": 612, "degenerate minimum": 301, "saddle": 58, "not converged": 29}
+        ),
+        "stationarity": census_figures.stationarity(
+            10 ** rng.normal(-3, 0.6, 300), 10 ** rng.normal(-12, 0.8, 300), 1e-9, "nats per unit of weight"
         ),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
@@ -485,6 +575,18 @@ def test_labels_have_units(every):
         "layers": ("layer of the other restart", "layer of a restart"),
         "against": ("distance in weight space", "share that differ"),
         "samples": ("test accuracy", "share that differ"),
+        "spectra": ("rank of the eigenvalue", f"eigenvalue ({CURVATURE})"),
+        "spectral density": (f"eigenvalue ({CURVATURE})", "density (share per unit of asinh)"),
+        "gradient shares": ("training step (log scale)", "share of the squared gradient"),
+        "extreme eigenvalues": ("training step (log scale)", "smallest"),
+        "slices": ("distance from the restart in weight space", "train objective (nats)"),
+        "layer shares": ("share of the trace", ""),
+        "class counts": ("number of classes", "number of outliers"),
+        "discovery": ("restarts", "distinct minima"),
+        "tolerances": ("tolerance (relative distance)", "number of distinct minima"),
+        "ladder": ("share of restarts", ""),
+        "certificates": ("number of endpoints", ""),
+        "stationarity": ("gradient norm (nats per unit of weight)", ""),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -805,3 +907,264 @@ def test_an_interactive_surface_stands_alone_with_its_script_once():
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
     with pytest.raises(ValueError, match="at least one"):
         interactive.surface_page({}, "train_loss", "loss", "title")
+
+
+def test_spectra_show_what_is_positive_of_every_restart_and_mark_the_classes(rng):
+    values = eigenvalues(rng)
+    axes = only(curvature_figures.spectra(values, 10, CURVATURE))
+    ranks, lines = np.arange(1, values.shape[1] + 1), drawn(axes)
+    shown = np.where(values > 0, values, np.nan)
+    assert all(holds(lines, ranks, row) for row in shown)
+    assert holds(lines, ranks, np.median(shown, axis=0))
+    assert [line[0, 0] for line in lines if len(line) == 2] == [9, 10]
+    assert axes.get_yscale() == "log"
+    assert not [line for line in drawn(only(curvature_figures.spectra(values, None, "nats"))) if len(line) == 2]
+    few = only(curvature_figures.spectra(values[:, :9], 10, "nats"))
+    assert [line[0, 0] for line in drawn(few) if len(line) == 2] == [9]
+
+
+def test_the_longest_unit_stays_inside(rng):
+    unit = "squared error per squared unit of weight"
+    grid, seeds, one = np.linspace(-1, 5, 20), np.ones((2, 20)), np.ones(1)
+    for figure in (
+        curvature_figures.spectra(eigenvalues(rng), None, unit),
+        curvature_figures.density(grid, seeds[0], seeds, np.ones((2, 3)), unit, ylabel="density", linthresh=0.1),
+        curvature_figures.extreme_along_training(TRAINED, *extremes(rng), unit),
+        census_figures.stationarity(np.ones(2), np.ones(2), 1e-9, "squared error per unit of weight"),
+        census_figures.ladder(one, one, one, one, ["a"], "squared error"),
+    ):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        for text in words(figure):
+            if "squared" in text.get_text():
+                extent = text.get_window_extent(canvas.get_renderer())
+                assert extent.x0 >= -0.5
+                assert extent.y0 >= -0.5
+                assert extent.x1 <= figure.bbox.x1 + 0.5, text.get_text()
+                assert extent.y1 <= figure.bbox.y1 + 0.5, text.get_text()
+
+
+@pytest.mark.parametrize("values", [-np.ones((3, 4)), np.zeros((1, 4)), np.full((3, 4), np.nan)])
+def test_a_spectrum_without_positive_eigenvalues_says_so(values):
+    figure = curvature_figures.spectra(values, 2, "nats")
+    FigureCanvasAgg(figure).draw()
+    assert [text.get_text() for text in only(figure).texts] == ["no positive value"]
+
+
+@pytest.mark.parametrize("values", [np.full((3, 4), 3.3), np.full((1, 1), 2e-9)])
+def test_equal_eigenvalues_have_ticks_around_them(values):
+    figure = curvature_figures.spectra(values, None, "nats")
+    FigureCanvasAgg(figure).draw()
+    low, high = only(figure).get_ylim()
+    assert low < values[0, 0] < high
+    ticks = only(figure).yaxis.get_major_ticks()
+    assert [t for t in ticks if low <= t.get_loc() <= high and t.label1.get_text()]
+
+
+def test_a_density_has_the_mean_on_a_signed_axis_and_a_tick_for_every_outlier(rng):
+    figure = density(rng)
+    axes = only(figure)
+    values = eigenvalues(np.random.default_rng(1))
+    assert axes.get_xscale() == "asinh"
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert {"−0.01", "0", "0.01", "1"} <= set(labels)
+    (rug,) = [points(line) for line in axes.lines if line.get_marker() == "|" and len(points(line))]
+    assert len(rug) == values[:, :10].size
+    low, high = axes.get_xlim()
+    assert np.all((low < rug[:, 0]) & (rug[:, 0] < high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (-3.0, -1.0), (-0.5, 2.0), (-1e-9, 3e-7)])
+def test_a_density_of_nothing_is_empty_on_any_axis(low, high):
+    grid, nothing = np.linspace(low, high, 20), np.zeros((1, 20))
+    figure = curvature_figures.density(
+        grid, nothing[0], nothing, np.full((1, 2), np.nan), "nats", ylabel="density", linthresh=1e-8
+    )
+    FigureCanvasAgg(figure).draw()
+    assert only(figure).get_yscale() == "linear"
+
+
+def test_shares_of_the_gradient_are_medians_beside_a_random_direction(rng):
+    shares = rng.random((NUM, len(TRAINED)))
+    shares[0] = np.nan
+    shares[:, 3] = np.nan
+    axes = only(curvature_figures.gradient_shares(TRAINED, shares, 0.25, 1))
+    middle = np.full(len(TRAINED), np.nan)
+    kept = np.delete(np.arange(len(TRAINED)), 3)
+    middle[kept] = np.median(shares[1:, kept], axis=0)
+    lines = [line for line in drawn(axes) if len(line) == len(TRAINED)]
+    np.testing.assert_allclose(lines[0], np.column_stack([TRAINED, middle]))
+    assert any(np.all(line[:, 1] == 0.25) for line in drawn(axes) if len(line) == 2)
+    assert axes.get_ylim() == (-0.03, 1.03)
+
+
+@pytest.mark.parametrize("num", [1, 5])
+@pytest.mark.parametrize("level", [0.0, -2.0, 3.0])
+def test_extremes_have_a_zero_line_whatever_their_values(num, level):
+    flat = np.full((num, 2), level)
+    figure = curvature_figures.extreme_along_training(np.array([0, 100]), flat, flat, "nats")
+    FigureCanvasAgg(figure).draw()
+    top, bottom = figure.axes
+    for axes in (top, bottom):
+        assert holds(drawn(axes), [0, 100], flat[0])
+    low, high = bottom.get_ylim()
+    assert low <= min(level, 0)
+    assert high >= max(level, 0)
+
+
+def test_a_smallest_eigenvalue_that_nears_zero_keeps_its_sign_in_sight(rng):
+    _, bottom = curvature_figures.extreme_along_training(TRAINED, *extremes(rng), "nats").axes
+    assert bottom.get_yscale() == "asinh"
+    low, high = bottom.get_ylim()
+    assert low < -1
+    assert 0 < high < 0.1
+
+
+def test_slices_end_where_the_objective_ends(rng):
+    x, values, parabolas, names = along_eigenvectors()
+    axes = only(curvature_figures.slices(x, values, parabolas, names, "nats"))
+    for name in names:
+        assert holds(drawn(axes), x, values[name])
+        assert holds(drawn(axes), x, parabolas[name])
+    colors = [line.get_color() for line in axes.lines[:-1]]
+    assert colors[::2] == colors[1::2]
+    assert colors[0] == curvature_figures.LARGEST
+    assert colors[-1] == curvature_figures.SMALLEST
+    flat, steep = np.full(21, 0.2), 0.2 + 100 * x**2
+    axes = only(curvature_figures.slices(x, {"a": flat}, {"a": steep}, ["a"], "nats"))
+    low, high = axes.get_ylim()
+    assert 0.1 < low < 0.2 < high < 0.3
+
+
+def test_shares_of_layers_are_scaled_by_each_restarts_trace(rng):
+    values, errors = traces(rng), 0.1 * traces(rng)
+    values[3] = 0  # no curvature at all
+    axes = only(curvature_figures.layer_shares(["a", "b", "c"], values, errors))
+    shares = np.delete(values / np.where(values, values.sum(axis=1, keepdims=True), 1), 3, axis=0)
+    dots = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
+    for layer, place in enumerate(dots):
+        np.testing.assert_allclose(place[:, 0], shares[:, layer])
+        assert np.all(np.abs(place[:, 1] - layer) < 0.35)
+    bars = [cast("Rectangle", bar).get_width() for bar in axes.patches]
+    np.testing.assert_allclose(bars, np.median(shares, axis=0))
+
+
+@pytest.mark.parametrize("level", [0.0, -1.0])
+def test_without_a_positive_trace_there_are_no_shares(level):
+    figure = curvature_figures.layer_shares(["a"], np.full((1, 1), level), np.zeros((1, 1)))
+    FigureCanvasAgg(figure).draw()
+    assert not [c for c in only(figure).collections if isinstance(c, PathCollection)]
+    assert only(figure).get_xlim() == (0, 1)
+
+
+def test_numbers_of_outliers_are_dots_beside_their_number_of_classes(rng):
+    classes, outliers = np.array([2, 3, 10]), rng.integers(1, 10, (3, NUM)).astype(float)
+    outliers[0, 0] = np.nan
+    axes = only(curvature_figures.class_counts(classes, outliers, np.nanmedian(outliers, axis=1)))
+    dots = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
+    for k, values, place in zip(classes, outliers, dots, strict=False):
+        np.testing.assert_array_equal(place[:, 1], values[np.isfinite(values)])
+        assert np.all(np.abs(place[:, 0] - k) < 0.5)
+    upper, lower = drawn(axes)[3:5]
+    np.testing.assert_allclose(upper[:, 1], upper[:, 0])
+    np.testing.assert_allclose(lower[:, 1], lower[:, 0] - 1)
+    FigureCanvasAgg(curvature_figures.class_counts(np.array([10]), np.zeros((1, 1)), np.zeros(1))).draw()
+
+
+def test_a_discovery_curve_is_dashed_from_the_last_observed_number_on():
+    axes = only(discovery())
+    _, restarts, found = found_in_xor()
+    beyond = restarts > 1000
+    lines = drawn(axes)
+    assert holds(lines, restarts, np.where(beyond, np.nan, found))
+    first = int(np.argmax(beyond)) - 1
+    assert holds(lines, restarts[first:], found[first:])
+    assert any(np.all(line[:, 1] == 12.6) for line in lines if len(line) == 2)
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[1] > 19
+
+
+def test_an_estimate_far_above_the_curve_does_not_flatten_it():
+    restarts = np.arange(1, 65)
+    new = restarts.astype(float)
+    none = np.zeros(64, bool)
+    figure = census_figures.discovery(restarts, new, new, new, none, restarts, (2081.0, None))
+    FigureCanvasAgg(figure).draw()
+    assert only(figure).get_yscale() == "log"
+    assert only(figure).get_ylim()[1] > 2081
+    nan = np.full(1, np.nan)
+    for estimate in (None, (np.inf, None), (9.0, (1.0, np.inf))):
+        single = census_figures.discovery(restarts[:1], new[:1], nan, nan, none[:1], chao=estimate)
+        FigureCanvasAgg(single).draw()
+        assert 1 < only(single).get_ylim()[1] < 20
+
+
+def test_counts_of_minima_are_steps_beside_the_chosen_tolerance():
+    sizes = np.geomspace(1e-6, 1, 7)
+    counts = {"by weights": np.array([1000, 500, 40, 12, 12, 9, 1]), "by function": np.array([9] * 6 + [1])}
+    axes = only(census_figures.tolerances(sizes, counts, 1e-3))
+    assert all(holds(drawn(axes), sizes, values) for values in counts.values())
+    assert any(np.all(line[:, 0] == 1e-3) for line in drawn(axes) if len(line) == 2)
+    assert axes.get_yscale() == "log"
+    for level in (0, 3):
+        figure = census_figures.tolerances(sizes, {"by weights": np.full(7, level)}, None)
+        FigureCanvasAgg(figure).draw()
+        assert only(figure).get_yscale() == "linear"
+
+
+def test_a_ladder_descends_by_loss_and_sums_up_the_rest(rng):
+    losses, shares = np.array([0.5, 0.0, 2e-9]), np.array([0.2, 0.6, 0.1])
+    figure = census_figures.ladder(losses, shares, shares / 2, 2 * shares, ["a", "b", "c"], "nats", (7, 0.1))
+    axes = only(figure)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "c", "a", "7 others"]
+    assert [cast("Rectangle", bar).get_width() for bar in axes.patches] == [0.6, 0.1, 0.2, 0.1]
+    (right,) = axes.child_axes
+    assert [text.get_text() for text in right.get_yticklabels()] == ["0", "2·$10^{-9}$", "0.500", ""]
+    assert right.get_ylabel() == "loss (nats)"
+    many = np.ones(census_figures.MOST_ROWS + 1)
+    with pytest.raises(ValueError, match="at most 15 rows; got 16"):
+        census_figures.ladder(many, many, many, many, ["m"] * len(many), "nats")
+
+
+def test_a_ladder_of_one_minimum_needs_no_interval():
+    nan = np.full(1, np.nan)
+    figure = census_figures.ladder(np.zeros(1), np.ones(1), nan, nan, ["only"], "squared error")
+    FigureCanvasAgg(figure).draw()
+    assert only(figure).get_xlim()[1] > 1
+
+
+def test_certificates_divide_one_bar_in_colours_of_their_own():
+    counts = {"saddle": 5, "strict minimum": 20}
+    axes = only(census_figures.certificates(counts))
+    bars = [cast("Rectangle", bar) for bar in axes.patches]
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 20), (20, 5)]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [
+        census_figures.CERTIFICATES[kind] for kind in ("strict minimum", "saddle")
+    ]
+    assert len(set(census_figures.CERTIFICATES.values())) == 4
+    FigureCanvasAgg(census_figures.certificates({"saddle": 0})).draw()
+    with pytest.raises(ValueError, match="got maximum"):
+        census_figures.certificates({"maximum": 1})
+
+
+def test_gradient_norms_stand_beside_their_threshold_and_zeros_at_the_edge(rng):
+    before, after = 10 ** rng.normal(-3, 0.5, 30), 10 ** rng.normal(-12, 0.5, 30)
+    after[:4] = 0
+    after[4] = np.nan
+    figure = census_figures.stationarity(before, after, 1e-9, "nats")
+    axes = only(figure)
+    dots = [np.asarray(c.get_offsets())[:, 0] for c in axes.collections if isinstance(c, PathCollection)]
+    for shown, values in zip(dots, (before, after[5:]), strict=True):
+        np.testing.assert_array_equal(shown, values)
+    assert any(np.all(line[:, 0] == 1e-9) for line in drawn(axes) if len(line) == 2)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["4 at 0, polished", "threshold: $10^{-9}$"]
+
+
+@pytest.mark.parametrize("value", [0.0, 3e-3, 1e-9])
+def test_equal_gradient_norms_have_ticks_around_them(value):
+    figure = census_figures.stationarity(np.full(3, value), np.full(3, value), 1e-9, "nats")
+    FigureCanvasAgg(figure).draw()
+    axes = only(figure)
+    low, high = axes.get_xlim()
+    assert [t for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
