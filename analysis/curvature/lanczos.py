@@ -86,7 +86,8 @@ def krylov(product: Callable[[Array], Array], start: Array, num_steps: int) -> K
         start: v, any length but 0.
         num_steps: m, at most the dimension.
     """
-    basis, upper, rest, _ = decomp.hessenberg(num_steps, reortho="full", custom_vjp=False)(product, start)
+    found: Any = decomp.hessenberg(num_steps, reortho="full", custom_vjp=False)(product, start)
+    basis, upper, rest, _ = found
     # Below the diagonal stand the lengths of the remainders. Above it stands what the next vector gives, which after a
     # breakdown is noise of any size, in small spaces even within the basis.
     diagonal, off = jnp.diagonal(upper), jnp.append(jnp.diagonal(upper, -1), jnp.linalg.norm(rest))
