@@ -251,7 +251,7 @@ def _explain(one: Population, space: np.ndarray, top: np.ndarray) -> tuple[int, 
     padded = np.zeros((len(top), len(top)))
     padded[: len(space)] = space
     changes = one.map(one.program(_changes), np.stack([*padded, top])[None], values=0)[0]
-    size = np.linalg.norm(changes[-1])
+    size = float(np.linalg.norm(changes[-1]))
     flat_changes = changes[: len(space)].reshape(len(space), -1)
     inert = _num_below(flat_changes, INERT * size)
     if one.objective.kind != "cross_entropy":

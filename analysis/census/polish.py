@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,7 @@ def _descend(functions: Flat, theta, data, tolerance, max_steps):
         updates, state = optimizer.update(
             carry.gradient, carry.state, carry.theta, value=carry.value, grad=carry.gradient, value_fn=value
         )
-        theta = optax.apply_updates(carry.theta, updates)
+        theta: Any = optax.apply_updates(carry.theta, updates)
         after, gradient = functions.value(theta, data), functions.gradient(theta, data)
         good = jnp.isfinite(after) & (after <= carry.value + ROUNDING * jnp.abs(carry.value))
         smaller = jnp.linalg.norm(gradient) < 0.9 * jnp.linalg.norm(carry.gradient)

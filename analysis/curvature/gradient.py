@@ -67,13 +67,13 @@ def gradient_shares(
     pairs = extremes(
         objective, params, num + more, smallest, rng=rng, batch_ndim=batch_ndim, tolerance=tolerance, tell=tell
     )  # fmt: skip
-    norms = np.linalg.norm(gradient, axis=-1)
+    norms = np.asarray(np.linalg.norm(gradient, axis=-1))
     inside = np.linalg.norm(np.einsum("...kp,...p->...k", pairs.vectors[..., :num, :], gradient), axis=-1)
-    shares = np.square(np.divide(inside, norms, out=np.full_like(norms, np.nan), where=norms > 0))
+    shares = np.divide(inside, norms, out=np.full_like(norms, np.nan), where=norms > 0) ** 2
     low, high = beta.ppf([0.025, 0.975], num / 2, (size - num) / 2)
     return GradientShares(
-        objective.name, shares, norms, num, num / size, (float(low), float(high)),
-        np.all(pairs.converged[..., :num], axis=-1), pairs,
+        objective.name, np.asarray(shares), norms, num, num / size, (float(low), float(high)),
+        np.asarray(np.all(pairs.converged[..., :num], axis=-1)), pairs,
     )  # fmt: skip
 
 
@@ -84,4 +84,4 @@ def eigenspace_overlaps(
 
     Gur-Ari et al. 2018 (1812.04754), equation 5: whether the top eigenspace stays where it is while training goes on.
     """
-    return np.sum(np.square(first @ np.swapaxes(second, -1, -2)), axis=(-1, -2)) / first.shape[-2]
+    return np.asarray(np.sum(np.square(first @ np.swapaxes(second, -1, -2)), axis=(-1, -2)) / first.shape[-2])

@@ -63,7 +63,7 @@ class Spectra:
     def mean_of(self, function: Callable) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
         """(1/P) trace f(H), and the standard error of its mean over probes (0 where exact, NaN for one probe)."""
         each = np.sum(self.weights * function(self.nodes), axis=-1)
-        return each.mean(axis=-1), self._error(each, -1)
+        return np.asarray(each.mean(axis=-1)), self._error(each, -1)
 
     def share_below(self, level: float) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
         """Share of directions whose curvature is below a level, with its standard error."""
@@ -95,7 +95,7 @@ class Spectra:
             return np.zeros_like(each.mean(axis=axis))
         if num == 1:
             return np.full_like(each.mean(axis=axis), np.nan)
-        return each.std(axis=axis, ddof=1) / np.sqrt(num)
+        return np.asarray(each.std(axis=axis, ddof=1) / np.sqrt(num))
 
 
 @dataclasses.dataclass(frozen=True)
