@@ -25,9 +25,11 @@ QUICKER = {  # runs' own reports are tested with the specs
     "curves": ["--curve-steps", "6", "--no-reports"],
     "functions": ["--no-reports"],
     "instability": ["--no-reports"],
+    "outliers": ["--classes", "2", "3"],
     "rebasin": ["--no-reports", "--only", "repair-2-layers", "children"],  # the others are the same code, larger
     "walks": ["--no-reports", "--num-drawn", "2", "--num-walks", "9"],
     "width": ["--widths", "4", "8"],
+    "xor_minima": ["--no-reports", "--units", "2", "--penalties", "1e-2"],
 }
 
 

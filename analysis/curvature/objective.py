@@ -21,7 +21,7 @@ from wspace.tree import Layout, Params
 Tell = Callable[[int, int], None]
 
 BLOCK_VALUES = {"cpu": 2**19, "accelerator": 2**28}  # float64 values of a block of networks: 4 MB, 2 GB
-MAX_WIDTH = 256
+LEAST_WIDTH, MAX_WIDTH = 8, 256  # of blocks of small networks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,6 +226,8 @@ class Population:
             jax.eval_shape(layers, params, jax.ShapeDtypeStruct((chunk, *x.shape[1:]), jnp.float32))
         )
         each = sum(output.size for output in outputs) + values + self.layout.size
-        even = -(-len(self.theta) // num_cores()) if cpu and not alone else len(self.theta)
         fitting = BLOCK_VALUES["cpu" if cpu else "accelerator"] // each
-        return int(np.clip(min(fitting, even), 1, MAX_WIDTH if cpu else len(self.theta)))
+        even = -(-len(self.theta) // num_cores()) if cpu and not alone else len(self.theta)
+        wanted = max(LEAST_WIDTH, 1 << (even - 1).bit_length())  # few widths: each is a compilation
+        most = min(wanted, MAX_WIDTH) if cpu else wanted
+        return int(max(1, min(most, 1 << (max(1, fitting).bit_length() - 1))))

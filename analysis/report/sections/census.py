@@ -23,6 +23,7 @@ POLISH_FLOPS = 2e12  # what polishing may cost: half a minute
 STEP_EVALUATIONS = 5  # of the objective and its gradient, that a step of L-BFGS takes, about
 MOST_STEPS, FEWEST_STEPS, FEWEST_SEEDS = 2000, 20, 4
 MOST_ANCHORS = 6  # minima marked on a plane
+LARGEST_COUNT = 15  # decimal digits of a number that is written out
 GRADIENT = 1e-10  # length that polishing aims at; certificates allow 100 times as much
 
 REASONS = {
@@ -65,12 +66,13 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         findings=findings,
         headline=_headline(findings, found),
         says=tuple(_says(findings, found)),
-        shows="The first {seeds} restarts, polished in double precision by L-BFGS (at most {most_steps} steps) and, where "
+        shows=("The first {seeds} restarts" if num > 1 else "The first restart")
+        + ", polished in double precision by L-BFGS (at most {most_steps} steps) and, where "
         "all entries of the Hessian fit, by Newton's method, on the training objective, the {objective}; and what each of "
         "them is by its gradient and its Hessian."
         + (
-            " Certified minima are told apart modulo permutations, signs and scales of hidden units, and by what they "
-            "compute on the train examples."
+            " Certified minima are told apart by their weights, modulo permutations, signs and scales of hidden units, and "
+            "by what they compute on the train examples."
             if several
             else ""
         ),
@@ -131,7 +133,7 @@ def _surface(run: Run, objective: Objective, found: Census, tell: Tell) -> Surfa
 def _findings(
     run: Run, objective: Objective, found: Census, unit: str, steps: int, rng: np.random.Generator
 ) -> dict[str, Finding]:
-    del run
+    symmetric = bool(run.model.symmetry.layers)
     certificates, polished, num = found.certificates, found.polished, len(found.certificates.labels)
     findings = {
         "objective": finding(objective.name),
@@ -164,23 +166,20 @@ def _findings(
         "by_function": finding(int(found.distinct.by_function.max()) + 1, n=num),
         "tolerance": finding(found.distinct.tolerance),
         "unseen": finding(found.unseen),
-        "coverage": finding(found.coverage),
         "lowest": finding(Estimate(float(found.objectives[0]), None, num, unit)),
         "highest": finding(Estimate(float(found.objectives[-1]), None, num, unit)),
-        "largest_basin": finding(
-            Estimate(
-                float(found.shares.share[0]), (float(found.shares.low[0]), float(found.shares.high[0])), num, "share"
-            )
-        ),
+        "largest_basin": finding(binomial_share(int(found.shares.count[0]), num)),
         "largest_basin_objective": finding(Estimate(float(found.objectives[found.shares.label[0]]), None, num, unit)),
         "smallest_eigenvalue": finding(median(certificates.smallest[at], rng=rng, unit=f"{unit} per weight²")),
         "newton_step": finding(float(certificates.steps[at].max()), n=num),
     }  # fmt: skip
-    if found.log10_copies.max() < 15:
-        low, high = (float(10**x) for x in (found.log10_copies.min(), found.log10_copies.max()))
-        findings |= {"copies_least": finding(round(low)), "copies_most": finding(round(high))}
-    else:
-        findings |= {"copies_least": finding(float(10 ** min(300, found.log10_copies.min())))}
+    if num > 1:
+        findings["coverage"] = finding(found.coverage)
+    if len(found.log10_copies) and symmetric:
+        low, high = float(found.log10_copies.min()), float(found.log10_copies.max())
+        findings["copies_least"] = finding(round(10**low) if low < LARGEST_COUNT else 10 ** min(low, 300.0))
+        if high > low and high < LARGEST_COUNT:
+            findings["copies_most"] = finding(round(10**high))
     flats = {
         "flat_scale": certificates.flat_scale,
         "flat_shift": certificates.flat_shift,
@@ -193,19 +192,22 @@ def _findings(
 
 
 def _headline(findings: dict[str, Finding], found: Census) -> str:
+    if len(found.certificates.labels) == 1:
+        what = "a certified minimum" if found.num_minima else "not certified to be a minimum"
+        return f"The only restart, polished, is {what}."
     if found.num_minima == 0:
         return "None of {seeds} ends of training, polished, could be certified to be a minimum."
     return (
         "Of {seeds} polished restarts {certified} are certified minima; modulo symmetry they are {minima} distinct "
         + plural(found.num_minima, "one", "ones")
-        + ", and there are at least {unseen} by estimate."
+        + ", of at least {unseen} in all by Chao's estimate."
     )
 
 
 def _says(findings: dict[str, Finding], found: Census):
     yield (
         "Polishing took the median objective from {before} to {after} and the length of its gradient from {gradient_before} "
-        "to {gradient_after}; restarts moved by {moved} (medians over {seeds} restarts)."
+        "to {gradient_after}; restarts moved by {moved} (medians)."
     )
     names = {label: (label, label.replace("minimum", "minima")) for label in LABELS[:2]} | {
         "saddle": ("saddle", "saddles")
@@ -222,22 +224,33 @@ def _says(findings: dict[str, Finding], found: Census):
     if found.num_minima == 0:
         yield "So nothing is counted here: how many minima there are remains open."
         return
+    one, hidden = found.num_minima == 1, found.distinct is not None and "copies_least" in findings
     yield (
-        "Modulo the symmetry of hidden units, and up to a relative distance of {tolerance}, the certified minima are "
-        "{by_weights} by their weights and {by_function} by their function. "
+        ("Modulo the symmetry of hidden units, and up" if hidden else "Up")
+        + " to a relative distance of {tolerance}, the number of certified minima is {by_weights} by weights and "
+        "{by_function} by function. "
         + ("They form continua of weights, so functions are counted. " if found.by_function else "")
-        + "Their objectives lie between {lowest} and {highest}; the largest basin takes {largest_basin} of the restarts and "
-        "has {largest_basin_objective}. "
         + (
-            "Permutations and signs alone make {copies_least} to {copies_most} copies of each."
+            "Its objective is {lowest}. "
+            if one
+            else "Their objectives lie between {lowest} and {highest}; the largest basin takes {largest_basin} of the "
+            "restarts and has {largest_basin_objective}. "
+        )
+        + (
+            ""
+            if not hidden
+            else "Permutations and signs alone make {copies_least} to {copies_most} copies of each."
             if "copies_most" in findings
+            else "Permutations and signs alone make {copies_least} copies of each."
+            if found.log10_copies.max() < LARGEST_COUNT
             else "Permutations and signs alone make {copies_least} copies of each, or more."
         )
     )
-    yield (
-        "Another restart would end in one of the minima found with a probability of {coverage} (Good and Turing); all in "
-        "all there are at least {unseen} minima by Chao's estimate."
-    )
+    if "coverage" in findings:
+        yield (
+            "Another restart would end in one of the minima found with a probability of {coverage} (Good and Turing); all "
+            "in all there are at least {unseen} minima by Chao's estimate."
+        )
     if "flat" in findings:
         yield (
             "A median of {flat} directions are flat at the certified minima: {flat_scale} rescale units, {flat_shift} "
@@ -250,7 +263,7 @@ def _pictures(found: Census, findings: dict[str, Finding], surface: Surface | No
     yield Picture(
         "certificates",
         figures.certificates(found.certificates.counts()),
-        "What {seeds} ends of training are, once polished.",
+        "What the ends of training are, once polished ({seeds} in all).",
         "Stacked bar: {strict_minimum} strict minima, {degenerate_minimum} degenerate minima, {saddle} saddles, "
         "{not_converged} not converged.",
     )

@@ -87,7 +87,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     return Content(
         findings=findings,
         headline="At the ends of training the objective's largest eigenvalue is {largest} and its smallest {smallest} "
-        "(medians, {seeds:n} seeds).",
+        + ("(medians, {seeds:n} seeds)." if found.seeds > 1 else "(one restart)."),
         says=tuple(_says(findings, found, classification)),
         shows="Eigenvalues of the Hessian of the training objective, the {objective}: at the ends of {seeds} "
         f"{plural(found.seeds, 'restart', 'restarts')}"
@@ -105,7 +105,12 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             if classification
             else ""
         )
-        + (" A random direction would hold {null} of the squared gradient." if found.path else ""),
+        + (
+            " A random direction would hold {null} of the squared gradient on average, and between {null_low} and "
+            "{null_high} in nineteen cases of twenty."
+            if found.path
+            else ""
+        ),
         limits="The smallest and the largest eigenvalue depend on the scale of the weights: networks that compute the same "
         "may have others, so sharpness alone does not compare functions. From one starting vector Lanczos sees repeated "
         "eigenvalues once. Ends of training are not stationary points, so that eigenvalues there say nothing yet about "
@@ -224,7 +229,9 @@ def _findings(
         findings |= {
             "path_seeds": finding(seeds, n=seeds),
             "path_checkpoints": finding(len(found.steps)),
-            "null": finding(Estimate(path.null, path.null_ci, 1, "share")),
+            "null": finding(path.null, unit="share"),
+            "null_low": finding(path.null_ci[0], unit="share"),
+            "null_high": finding(path.null_ci[1], unit="share"),
             "top": finding(path.num),
         }
         for name, k in (("start", 0), ("middle", len(found.steps) // 2), ("last", -1)):
@@ -300,7 +307,7 @@ def _says(findings: dict[str, Finding], found: Measured, classification: bool):
     )
     if "end_outliers" in findings:
         yield (
-            "There are {classes} classes. At the end {end_outliers} eigenvalues stand apart from those that follow; the gap "
+            "There are {classes} classes. The number of eigenvalues that stand apart at the end is {end_outliers}; the gap "
             "behind them is {end_gap} times the mean of the next ones"
             + (
                 ", more than eigenvalues without order would show (p = {end_p:value})."
@@ -310,32 +317,35 @@ def _says(findings: dict[str, Finding], found: Measured, classification: bool):
         )
     if "clear_checkpoints" in findings:
         yield (
-            f"Along training the gap is clear at {{clear_checkpoints}} of {{path_checkpoints}} checkpoints, at "
-            f"{plural(findings['clear_checkpoints']['value'], 'step', 'steps')} {{clear_steps}}: there {{clear_counts}} "
-            "eigenvalues stand apart."
+            "Along training the gap is clear at {clear_checkpoints} of {path_checkpoints} checkpoints. Steps: "
+            "{clear_steps}; eigenvalues that stand apart there: {clear_counts}."
             if "clear_steps" in findings
             else "Along training the gap is clear at none of {path_checkpoints} checkpoints."
         )
     if found.path is not None and "share_last" in findings:
         yield (
-            "The eigenspace of the {top} largest eigenvalues holds {share_start} of the squared gradient at the start, "
-            "{share_middle} at step {middle_step}, and {share_last} at the end; a random direction has {null} there. "
+            "The {top}-dimensional eigenspace of the largest eigenvalues holds {share_start} of the squared gradient at "
+            "the start, {share_middle} at step {middle_step}, and {share_last} at the end; a random "
+            "direction has {null}. "
             "The largest eigenvalue peaks at {peak} at step {peak_step}; the smallest one starts at {start_smallest}."
         )
     if any(name.startswith("layer_") and name != "layer_seeds" for name in findings):
         names = [name for name in found.blocks.names if f"layer_{name}" in findings]
         parts = ", ".join(f"{{layer_{name}}}" for name in names)
-        yield f"Layer by layer, from the inputs on, the shares of the trace are {parts} ({{layer_seeds}} seeds)."
+        yield f"Layer by layer, from the inputs on, the shares of the trace are {parts}."
 
 
 def _pictures(
     found: Measured, surfaces: list[Surface], findings: dict[str, Finding], unit: str, loss: str, classification: bool
 ):
     marks = found.classes if classification else None
+    ends, path = (plural(num, "restart", "restarts") for num in (found.seeds, found.path_seeds))
     yield Picture(
         "spectra",
         figures.spectra(found.ends.largest, marks, unit, "Largest eigenvalues at the end"),
-        "Largest eigenvalues of the Hessian at the ends of {seeds} restarts, by rank; thick: the median."
+        "Largest eigenvalues of the Hessian at the ends of {seeds} "
+        + ends
+        + ", by rank; thick: the median."
         + (" Upright: the number of classes K, and one less." if classification else ""),
         "Line chart of the largest eigenvalues by rank, from {largest:value} down.",
     )
@@ -344,8 +354,8 @@ def _pictures(
         yield Picture(
             "spectra-path",
             figures.spectra(found.path.extremes.largest[:, at], marks, unit, "Where the gap is clearest"),
-            "The same at step {clear_best} of {path_seeds} restarts: of {path_checkpoints} checkpoints the one with the "
-            "clearest gap, chosen for it.",
+            "The same at step {clear_best}: of {path_checkpoints} checkpoints the one with the clearest gap, chosen for "
+            "it, of {path_seeds} " + path + ".",
             "Line chart of the largest eigenvalues by rank at step {clear_best}; {clear_best_count:value} stand apart.",
         )
     density = found.spectra.density()
@@ -356,7 +366,7 @@ def _pictures(
             ylabel="density per unit of asinh", linthresh=density.scale,
         ),
         "Distribution of all eigenvalues, over an axis that is linear near zero and logarithmic beyond; mean and range over "
-        "{seeds} restarts. Ticks: the largest eigenvalues of every restart.",
+        "{seeds} " + ends + ". Ticks: the largest eigenvalues of every restart.",
         "Density of the eigenvalues: {share_negative:value} of the directions lie below zero.",
     )  # fmt: skip
     if found.path is not None:
@@ -364,7 +374,7 @@ def _pictures(
         yield Picture(
             "eigenvalues",
             figures.extreme_along_training(found.steps, values[:, :, 0], values[:, :, -1], unit),
-            "Largest and smallest eigenvalue along training of {path_seeds} restarts: median and bands over seeds.",
+            "Largest and smallest eigenvalue along training of {path_seeds} " + path + ": median and bands over seeds.",
             "Line charts of the largest eigenvalue, which peaks at {peak:value}, and of the smallest, which starts at "
             "{start_smallest:value}.",
         )
@@ -372,8 +382,8 @@ def _pictures(
             yield Picture(
                 "gradient-share",
                 figures.gradient_shares(found.steps, found.path.shares, found.path.null, found.path.num),
-                "Share of the squared gradient in the eigenspace of the {top} largest eigenvalues, of {path_seeds} "
-                "restarts: median and bands; dashed: the mean of a random direction.",
+                "Share of the squared gradient in the {top}-dimensional eigenspace of the largest eigenvalues, of "
+                "{path_seeds} " + path + ": median and bands; dashed: the mean of a random direction.",
                 "Line chart of the share: {share_start:value} at the start, {share_last:value} at the end.",
             )
     curves = {surface.plane.names[0]: surface for surface in surfaces}
@@ -400,7 +410,9 @@ def _pictures(
             figures.layer_shares(
                 [f"layer {name}" for name in found.blocks.names], found.blocks.traces, found.blocks.errors
             ),
-            "Share of every layer's block in the trace of the Hessian, {layer_seeds} restarts, layers from the inputs on.",
+            "Share of every layer's block in the trace of the Hessian, {layer_seeds} "
+            + plural(len(found.blocks.traces), "restart", "restarts")
+            + ", layers from the inputs on.",
             "Chart of the layers' shares of the trace.",
         )
 

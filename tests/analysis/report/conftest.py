@@ -4,7 +4,7 @@ import pytest
 from report_pages import RATES, Page, toy
 
 from analysis.report import shared, write_report
-from analysis.report.sections import connectivity
+from analysis.report.sections import census, connectivity, curvature
 from wspace.run import Run
 from wspace.sweep import open_sweep, run_sweep
 from wspace.train import train
@@ -12,11 +12,13 @@ from wspace.train import train
 
 @pytest.fixture(scope="session", autouse=True)
 def smaller():
-    """Curves that are fitted for a moment, and coarse planes: these tests read pages, not numbers."""
+    """Little fitting and polishing, and coarse planes: these tests read pages, not numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connectivity, "CURVE_STEPS", 20)
         patch.setattr(connectivity, "MOST_CURVE_SEEDS", 3)
         patch.setattr(shared, "MOST_POINTS", 15)
+        patch.setattr(curvature, "NUM_POINTS", 11)
+        patch.setattr(census, "MOST_STEPS", 300)
         yield
 
 
