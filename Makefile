@@ -37,6 +37,7 @@ bench: $(VENV)/bench ## measure wspace against its peers (about an hour on two c
 	$(BIN)/python runs/benchmarks/alignment.py --write
 	$(BIN)/python runs/benchmarks/landscape.py --write
 	$(BIN)/python runs/benchmarks/projection.py --write
+	$(BIN)/python runs/benchmarks/curvature.py --write
 
 clean: ## remove the environment, results and caches
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

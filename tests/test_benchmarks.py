@@ -20,9 +20,9 @@ from wspace.models import MLP
 
 BENCHMARKS = Path(__file__).parent.parent / "runs" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-alignment, engine, landscape, memory, projection, tables, teams, worker, workloads = map(
+alignment, curvature, engine, landscape, memory, projection, tables, teams, worker, workloads = map(
     importlib.import_module,
-    ("alignment", "engine", "landscape", "memory", "projection", "tables", "teams", "worker", "workloads"),
+    ("alignment", "curvature", "engine", "landscape", "memory", "projection", "tables", "teams", "worker", "workloads"),
 )
 SMALL = workloads.WORKLOADS["64-32-32-10"]
 
@@ -394,6 +394,110 @@ def test_projection_runs(tmp_path):
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 50e6 for row in rows.values())
     assert all(rows["stream", num]["off"] < 1e-6 < rows["incremental", num]["off"] for num in (128, 256, 512))
     assert os.listdir(tmp_path) == ["projection.json"]
+
+
+def test_arpack_and_plain_lanczos_find_known_spectra():
+    values = np.array([5.0, 3.0, 2.0, *np.linspace(0.9, -0.4, 56), -1.0])
+    columns = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 60)))[0]
+    matrix, start = columns * values @ columns.T, np.random.default_rng(1).standard_normal(60)
+    ends = [("LA", 2, 20, 1e-10), ("SA", 1, 20, 1e-10)]
+    found, vectors, products = curvature.eigenpairs(lambda v: matrix @ v, start, ends)
+    np.testing.assert_allclose(found, [5, 3, -1], rtol=1e-8)
+    np.testing.assert_allclose(np.abs(np.sum(vectors * columns.T[[0, 1, 59]], axis=1)), 1, rtol=1e-8)
+    assert products >= 40
+    nodes, weights = curvature.quadrature(lambda v: matrix @ v, start, 10)
+    for power in range(20):  # Gauss
+        exact = start @ np.linalg.matrix_power(matrix, power) @ start / (start @ start)
+        assert np.sum(weights * nodes**power) == pytest.approx(exact, rel=1e-8)
+
+
+def test_arpack_is_told_what_is_just_accurate_enough():
+    values = np.sort([-1.0, *np.linspace(-0.5, 0.9, 90), 2.0, 3.0, 10.0])
+    sizes, start = (
+        curvature.QUICK._replace(largest=3, smallest=1),
+        np.random.default_rng(1).standard_normal(len(values)),
+    )
+    found, ends = curvature.calibrate(np.diag(values), start, sizes)
+    np.testing.assert_allclose(found, values, rtol=1e-12, atol=1e-12)
+    got, vectors, products = curvature.eigenpairs(lambda v: values * v, start, ends)
+    np.testing.assert_allclose(got, [10, 3, 2, -1], atol=10 * curvature.TOLERANCE)
+    assert np.linalg.norm(values * vectors - got[:, None] * vectors, axis=1).max() <= 10 * curvature.TOLERANCE
+    strict = [(which, num, 20, curvature.TOLERANCE) for which, num, _, _ in ends]
+    assert products <= curvature.eigenpairs(lambda v: values * v, start, strict)[2]
+
+
+def test_densities_are_compared_with_the_exact_one():
+    exact = np.linspace(-1, 10, 300)
+    same = curvature.check_density([exact, exact], np.tile(exact, (2, 3, 1)), np.full((2, 3, 300), 1 / 300))
+    apart = curvature.check_density([exact], np.full((1, 1, 1), 1e6), np.ones((1, 1, 1)))
+    assert max(same.values()) < 1e-12
+    assert apart["distance"] == pytest.approx(2, abs=1e-3)
+    assert apart["wide"] == pytest.approx(2, abs=1e-3)
+
+
+def test_products_and_params_of_hessians_by_hand():
+    model = MLP((3, 4, 2))
+    layout = curvature.Layout.of(model.init(jax.random.key(0)))
+    data = make(np.random.default_rng(0).standard_normal((50, 3)), np.arange(50) % 2, task="classification")
+    scene = curvature.Scene(curvature.Objective(model, "cross_entropy", data), None)
+    outputs, moved, weights = 3 * 4 + 4 * 2, 3 * 4 + 2 * (4 * 2), 3 * 4 + 2 * (4 * 2)
+    assert curvature.flops(scene) == 2 * len(data.x_train) * (outputs + 4 * 2 + moved + 2 * (4 * 2) + weights)
+    theta = np.arange(layout.size, dtype=float)
+    first, second = layout.unravel(theta)
+    theirs = theta[curvature.torch_order(layout)]
+    np.testing.assert_array_equal(theirs[:12].reshape(4, 3), first["weight"].T)
+    np.testing.assert_array_equal(theirs[-2:], second["bias"])
+
+
+def test_curvatures_are_judged_within_a_round_and_by_their_accuracy():
+    def timed(kind, contender, mode, seconds, **more):
+        return {"kind": kind, "contender": contender, "mode": mode, "seconds": seconds, "missing": "", **more}
+
+    rows = [
+        timed("extremes", "wspace", teams.ALL, [1.0, 2.0, 1.0], products=10.0, residual=1e-5, off=1e-9),
+        timed("extremes", "jax-loop", teams.ALL, [6.0, 6.0, 6.0], products=9.0, residual=2e-4, off=1e-9),
+        timed("extremes", "jax-loop", teams.EACH, [3.0, 6.0, 3.0], products=9.0, residual=math.nan, off=1e-9),
+        timed("density", "jax-loop", teams.ALL, [1.0, 1.0, 1.0], wide=0.4),
+        timed("density", "curvlinops", teams.ONE, [1.0, 1.0, 1.0], wide=0.7),
+    ]
+    record = {"rows": rows, "peak_flops": [100.0, 100.0, 100.0], "flops": 12.0}
+    loop, theirs, *density = curvature.verdicts(record)
+    assert loop == (
+        "extremes: at least 5 x as fast as network by network, jitted JAX (all cores): 6 x, met; "
+        "3 x its fastest setting, 1 process per core"
+    )
+    assert all(line.endswith("not measured") for line in (theirs, *density))
+    assert curvature.share(record, rows[0], 10.0) == pytest.approx(1.2)
+    residual, unknown, far = curvature.wrong(record)
+    assert residual.startswith("network by network, jitted JAX, all cores: a residual is 0.0002")
+    assert unknown.startswith("network by network, jitted JAX, 1 process per core: a residual is nan")
+    assert far.startswith("curvlinops, PyTorch, 1 thread: its density is 0.7")
+    assert curvature.wrong(None) == []
+
+
+@pytest.mark.slow
+def test_curvature_runs(tmp_path):
+    out = tmp_path / "curvature.json"
+    command = [sys.executable, str(BENCHMARKS / "curvature.py"), "--quick", "--peer-networks", "2", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    rows = record["curvature"]["rows"]
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "curvlinops"))
+    assert len(rows) == 2 * 6
+    for row in rows:
+        measured = row["contender"] != "curvlinops" or installed
+        assert len(row["seconds"]) == (2 if measured else 0)
+        assert (row["missing"] == "") == measured
+        if measured and row["kind"] == "extremes":
+            assert row["residual"] <= curvature.TOLERANCE
+            assert row["off"] <= curvature.TOLERANCE
+        elif measured:
+            assert 0 < row["wide"] < row["distance"] < 2
+    assert ("not installed" in done.stdout) != installed
+    (census,) = record["census"]
+    assert census["first"]["num_restarts"] == sum(census["first"]["labels"].values()) == curvature.QUICK.restarts
+    assert census["first"]["seconds"].keys() == set(curvature.STAGES)
 
 
 @pytest.mark.slow
