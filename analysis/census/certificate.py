@@ -108,7 +108,7 @@ def certify(
         params: stacked, leaves (network, ...), e.g. those of `polish`.
         symmetry: of the model, to explain flat directions; None explains none by it.
         rng: source of the probes.
-        tolerance: of the gradient's length.
+        tolerance: of the gradient's length, where the objective is at most 1; of larger ones as many times as much.
         flat_tolerance: eigenvalues up to this times the largest |eigenvalue| count as 0.
         dense_params: networks with more params have only the ends of their spectrum computed, by Lanczos; one whose smallest
             eigenvalue counts as 0 is then not certified.
@@ -147,7 +147,7 @@ def certify(
     labels, reasons = [], []
     for i in range(num):
         label, reason = _label(
-            length[i] <= tolerance, found.steps[i] <= STEP * reach[i], kinks[i] <= KINK,
+            length[i] <= tolerance * max(1.0, abs(values[i])), found.steps[i] <= STEP * reach[i], kinks[i] <= KINK,
             found.residuals[i] <= flat_tolerance * scale[i], found, i, flat_tolerance * scale[i],
         )  # fmt: skip
         labels.append(label)

@@ -35,7 +35,7 @@ class Polished:
         moved: distance from where training ended, (network,).
         steps: of L-BFGS, (network,).
         newton_steps: that followed, (network,).
-        stationary: whether the gradient is at most the tolerance, (network,).
+        stationary: whether the gradient is at most the tolerance x max(1, |objective|), (network,).
     """
 
     objective: str
@@ -65,7 +65,8 @@ def polish(
     Args:
         objective: which function.
         params: stacked, leaves (network, ...); they are read in float64.
-        tolerance: of the gradient's length.
+        tolerance: of the gradient's length, where the objective is at most 1; of larger ones as many times as much, as
+            rounding is.
         max_steps: of L-BFGS.
         newton_steps: at most so many follow.
         newton_params: networks with more params are left to L-BFGS alone.
@@ -87,9 +88,10 @@ def polish(
     kept = (2 * MEMORY + 8) * size + (2 * size**2 if newton else 0)
     found = population.map(program, settings, values=kept, alone=newton > 0, tell=tell)
     theta, before, after, gradient_before, gradient_after, steps, refined = found
+    level = tolerance * np.maximum(1.0, np.abs(after))
     return Polished(
         objective.name, population.layout.unravel(theta), before, after, gradient_before, gradient_after,
-        np.linalg.norm(theta - population.theta, axis=1), steps, refined, gradient_after <= tolerance,
+        np.linalg.norm(theta - population.theta, axis=1), steps, refined, gradient_after <= level,
     )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def _descend(functions: Flat, theta, data, tolerance, max_steps):
     optimizer = optax.lbfgs(memory_size=MEMORY, linesearch=search)
 
     def going(carry: _Descent):
-        small = jnp.linalg.norm(carry.gradient) <= tolerance
+        small = jnp.linalg.norm(carry.gradient) <= tolerance * jnp.maximum(1.0, jnp.abs(carry.value))
         return ~small & (carry.step < max_steps) & (carry.stalled < STALLED)
 
     def advance(carry: _Descent) -> _Descent:
@@ -169,7 +171,7 @@ def _newton(functions: Flat, size: int, theta, data, tolerance, max_steps):
     """Damped Newton steps from the eigenvalues of all entries of the Hessian."""
 
     def going(carry: _Newton):
-        small = jnp.linalg.norm(carry.gradient) <= tolerance
+        small = jnp.linalg.norm(carry.gradient) <= tolerance * jnp.maximum(1.0, jnp.abs(carry.value))
         return ~small & (carry.step < max_steps) & (carry.rejected < 30)
 
     def advance(carry: _Newton) -> _Newton:

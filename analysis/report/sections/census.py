@@ -19,7 +19,7 @@ from wspace.run import Run
 from wspace.symmetry import act
 from wspace.tree import Params, pick
 
-POLISH_FLOPS = 2e12  # what polishing may cost: half a minute
+POLISH_FLOPS = 1e12  # what polishing may cost: a quarter of a minute
 STEP_EVALUATIONS = 5  # of the objective and its gradient, that a step of L-BFGS takes, about
 MOST_STEPS, FEWEST_STEPS, FEWEST_SEEDS = 2000, 20, 4
 MOST_ANCHORS = 6  # minima marked on a plane
@@ -273,7 +273,7 @@ def _pictures(found: Census, findings: dict[str, Finding], surface: Surface | No
             found.polished.gradient_before, found.polished.gradient_after, 100 * GRADIENT, f"{unit} per weight"
         ),
         "Length of the objective's gradient of every restart, as trained and polished; the line: up to there a point counts "
-        "as stationary.",
+        "as stationary (where the objective is above one, times the objective).",
         "Rows of dots: the gradient's length, median {gradient_before:value} as trained, {gradient_after:value} polished.",
     )
     if not several:

@@ -32,7 +32,7 @@ from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.tree import Params, pick
 
-PART_FLOPS = 5e11  # what the ends, the way there, and the layers may cost, each: about ten seconds
+PART_FLOPS = 4e11  # what the ends, the way there, and the layers may cost, each: about ten seconds
 END_PRODUCTS, PATH_PRODUCTS, LAYER_PRODUCTS = (
     600,
     120,
@@ -300,7 +300,7 @@ def _says(findings: dict[str, Finding], found: Measured, classification: bool):
     )
     yield (
         "On {negative} of the restarts the smallest eigenvalue is negative by more than its residual ({residual:value}): "
-        "the objective is not convex there. That alone does not make them saddles: the gradient is not zero."
+        "the objective is not convex there. That alone does not make them saddles: the gradient would have to be zero."
         if findings["negative"]["value"] > 0
         else "On none of the restarts the smallest eigenvalue is negative by more than its residual ({residual:value}): "
         "there the objective curves down in no direction."
@@ -365,7 +365,7 @@ def _pictures(
             density.grid, density.values.mean(axis=0), density.values, found.ends.largest[:, : found.classes], unit,
             ylabel="density per unit of asinh", linthresh=density.scale,
         ),
-        "Distribution of all eigenvalues, over an axis that is linear near zero and logarithmic beyond; mean and range over "
+        "Distribution of all eigenvalues, over an axis that is linear near zero and logarithmic beyond; mean and band over "
         "{seeds} " + ends + ". Ticks: the largest eigenvalues of every restart.",
         "Density of the eigenvalues: {share_negative:value} of the directions lie below zero.",
     )  # fmt: skip

@@ -112,7 +112,7 @@ def test_a_teacher_is_a_minimum_of_its_student(rng):
     teacher = jax.tree.map(lambda leaf: np.float64(leaf[0]) * 1.5, inits(model, 1, seed=3))
     x = np.float32(rng.standard_normal((200, 3)))
     with jax.enable_x64(True):
-        y = np.asarray(model.apply(teacher, np.float64(x)))
+        y = np.asarray(model.apply(teacher, x.astype(np.float64)))
     objective = Objective(model, "squared_error", dataset(x, y))
     copies = act(
         model.symmetry, random_element(model.symmetry, rng, (6,)),
@@ -238,3 +238,17 @@ def test_wrong_arguments_are_refused(rng):
         certified(objective, stacked([0.0, 0.0]), rng, tolerance=-1)
     with pytest.raises(ValueError, match="not finite"):
         certified(objective, stacked([0.0, np.inf]), rng)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-2])
+def test_minima_do_not_hang_on_the_units_of_the_targets(rng, scale):
+    """A linear regression whose targets are a thousand times as large has as strict a minimum."""
+    x = rng.standard_normal((50, 3))
+    model = MLP((3, 1))
+    objective = Objective(
+        model, "squared_error", dataset(x, scale * (x @ np.ones((3, 1)) + rng.standard_normal((50, 1))))
+    )
+    polished = polish(objective, inits(model, 3))
+    assert polished.stationary.all()
+    found = certified(objective, polished.params, rng)
+    assert found.labels == ("strict minimum",) * 3, (found.reasons, found.gradients)

@@ -230,7 +230,9 @@ def test_impossible_eigenpairs_are_refused(rng, monkeypatch):
         hessian_directions(model, "squared_error", at, data, 1, which="both", rng=rng)
     monkeypatch.setattr(lanczos, "DENSE", 0)
     monkeypatch.setattr(ways, "extremes", functools.partial(ways.extremes, max_steps=1))
-    with pytest.raises(ValueError, match=r"1 of 1 eigenvalues did not converge \(.*\): ask for fewer, or raise tolerance"):
+    with pytest.raises(
+        ValueError, match=r"1 of 1 eigenvalues did not converge \(.*\): ask for fewer, or raise tolerance"
+    ):
         hessian_directions(model, "squared_error", {"theta": np.ones(2)}, data, 1, rng=rng)
 
 
