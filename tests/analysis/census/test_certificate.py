@@ -110,7 +110,7 @@ def test_a_teacher_is_a_minimum_of_its_student(rng):
     """Noiseless answers of a tanh network: its own weights, and every relabelling of them, have objective 0."""
     model = MLP((3, 4, 1), "tanh")
     teacher = jax.tree.map(lambda leaf: np.float64(leaf[0]) * 1.5, inits(model, 1, seed=3))
-    x = np.float32(rng.standard_normal((200, 3)))
+    x = rng.standard_normal((200, 3)).astype(np.float32)
     with jax.enable_x64(True):
         y = np.asarray(model.apply(teacher, x.astype(np.float64)))
     objective = Objective(model, "squared_error", dataset(x, y))
