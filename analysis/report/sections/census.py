@@ -23,6 +23,7 @@ POLISH_FLOPS = 1e12  # what polishing may cost: a quarter of a minute
 STEP_EVALUATIONS = 5  # of the objective and its gradient, that a step of L-BFGS takes, about
 MOST_STEPS, FEWEST_STEPS, FEWEST_SEEDS = 2000, 20, 4
 MOST_ANCHORS = 6  # minima marked on a plane
+TABLE_ROWS = 8  # minima in the table, from the lowest up
 LARGEST_COUNT = 15  # decimal digits of a number that is written out
 GRADIENT = 1e-10  # length that polishing aims at; certificates allow 100 times as much
 
@@ -91,6 +92,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         + ("Functions are compared on train examples alone. " if several else "")
         + ("Minima whose basins no restart hit are unknown to this count." if several else ""),
         pictures=tuple(_pictures(found, findings, surface, unit, several)),
+        facts=tuple(_facts(findings)),
     )
 
 
@@ -180,6 +182,7 @@ def _findings(
         findings["copies_least"] = finding(round(10**low) if low < LARGEST_COUNT else 10 ** min(low, 300.0))
         if high > low and high < LARGEST_COUNT:
             findings["copies_most"] = finding(round(10**high))
+    findings |= _table(found, unit, num, symmetric)
     flats = {
         "flat_scale": certificates.flat_scale,
         "flat_shift": certificates.flat_shift,
@@ -189,6 +192,35 @@ def _findings(
         findings |= {name: finding(float(np.median(values[at])), n=num) for name, values in flats.items()}
         findings["flat"] = finding(float(np.median(certificates.num_flat[at])), n=num)
     return findings
+
+
+def _table(found: Census, unit: str, num: int, symmetric: bool) -> dict[str, Finding]:
+    """The first TABLE_ROWS minima by their objective."""
+    assert found.shares is not None
+    counts, findings = dict(zip(found.shares.label.tolist(), found.shares.count.tolist(), strict=True)), {}
+    for k in range(min(found.num_minima, TABLE_ROWS)):
+        at, name = int(found.representatives[k]), f"minimum_{k + 1}"
+        findings |= {
+            f"{name}_rank": finding(k + 1),
+            f"{name}_objective": finding(Estimate(float(found.objectives[k]), None, num, unit)),
+            f"{name}_share": finding(binomial_share(counts[k], num)),
+            f"{name}_smallest": finding(float(found.certificates.smallest[at])),
+            f"{name}_largest": finding(float(found.certificates.largest[at]), unit=f"{unit} per weight²"),
+        }
+        if symmetric and found.log10_copies[k] < LARGEST_COUNT:
+            findings[f"{name}_copies"] = finding(round(10 ** float(found.log10_copies[k])))
+    return findings
+
+
+def _facts(findings: dict[str, Finding]):
+    for k in range(1, TABLE_ROWS + 1):
+        name = f"minimum_{k}"
+        if f"{name}_rank" in findings:
+            text = (
+                f"objective {{{name}_objective}}; {{{name}_share}} of the restarts; eigenvalues {{{name}_smallest}} to "
+            )
+            copies = f"; copies by symmetry: {{{name}_copies}}" if f"{name}_copies" in findings else ""
+            yield f"Minimum {{{name}_rank}}", text + f"{{{name}_largest}}" + copies
 
 
 def _headline(findings: dict[str, Finding], found: Census) -> str:
