@@ -1,6 +1,7 @@
 """Functions whose Hessians are known, and small networks with their Hessians by plain JAX in float64."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -87,14 +88,15 @@ def plain(order, function, params):
         params: leaves (network, ...).
     """
     layout = Layout.of(jax.tree.map(lambda leaf: leaf[0], params))
+    x, y = (np.float64(a) if np.issubdtype(a.dtype, np.floating) else a for a in function.examples)
+    compiled = _plain(order, function.model, function.kind, layout)
     with jax.enable_x64(True):
-        x, y = function.examples
-        x, y = jnp.asarray(x, float), jnp.asarray(y, float if np.issubdtype(y.dtype, np.floating) else None)
-        whole = lambda theta: objective.objective(  # noqa: E731
-            function.model, function.kind, layout.unravel(theta), x, y, function.l2
-        )
-        compiled = jax.jit(order(whole))
-        return np.stack([np.asarray(compiled(theta)) for theta in rows(params)])
+        return np.stack([np.asarray(compiled(theta, x, y, function.l2)) for theta in rows(params)])
+
+
+@functools.cache
+def _plain(order, model, kind, layout):
+    return jax.jit(order(lambda theta, x, y, l2: objective.objective(model, kind, layout.unravel(theta), x, y, l2)))
 
 
 def tanh_problem(rng, l2=0.1):
