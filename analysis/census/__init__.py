@@ -1,7 +1,8 @@
 """Which ends of training are minima, how many distinct ones there are, and how many were not found."""
 
-from analysis.census.certificate import LABELS, Certificates, certify, scale_tangents
+from analysis.census.certificate import LABELS, Certificates, certify
 from analysis.census.distinct import Distinct, distinct, log10_orbit_sizes, outputs_distance, weights_distance
+from analysis.census.flatness import scale_tangents
 from analysis.census.polish import Polished, polish
 from analysis.census.richness import BasinShares, Discovery, basin_shares, chao1, coverage, discovery_curve
 from analysis.census.study import Census, census

@@ -31,7 +31,12 @@ def gradients(objective: Objective, params: Params, *, batch_ndim: int = 1) -> F
 def values(objective: Objective, params: Params, *, batch_ndim: int = 1) -> Float[np.ndarray, "*batch"]:
     """The objective itself, exact on all examples, float64."""
     population = Population.of(objective, params, batch_ndim)
-    return population.shaped(population.map(population.program(_value)))
+    return population.shaped(heights(population))
+
+
+def heights(population: Population) -> np.ndarray:
+    """The objective of a population, (network,)."""
+    return population.map(population.program(_value))
 
 
 def hessian_products(

@@ -64,6 +64,22 @@ class Objective:
         penalty = f" + {self.l2:g}/2 |theta|^2" if self.l2 else ", without L2 term"
         return f"mean {self.kind.replace('_', ' ')} over {len(self.examples[0])} {self.split} examples{penalty}"
 
+    @property
+    def scale(self) -> float:
+        """The data loss of the best constant prediction, the natural unit of the objective; 1 where that is 0.
+
+        Squared error: the scatter of the targets; cross entropy: the entropy of the classes' shares.
+        """
+        y = self.examples[1]
+        if np.issubdtype(y.dtype, np.integer):
+            shares = np.bincount(y) / len(y)
+            kept = shares[shares > 0]
+            entropy = self.kind == "cross_entropy"
+            found = -np.sum(kept * np.log(kept)) if entropy else 1 - np.sum(np.square(shares))
+        else:
+            found = np.sum(np.var(np.asarray(y, np.float64), axis=0))
+        return float(found) if found > 0 else 1.0
+
     def chunk(self, params: Params) -> int:
         """Examples at a time, so that activations and their derivatives fit into memory."""
         return objectives.chunk_examples(self.model, params, self.examples[0].shape, 4)
