@@ -25,7 +25,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 from analysis.curvature import Objective, extremes, outliers
-from analysis.curvature.spectrum import SURROUNDINGS
+from analysis.curvature.spectrum import RANKS, SURROUNDINGS
 from analysis.figures import curvature as figures
 from analysis.figures import style
 from analysis.report import write_report
@@ -36,7 +36,6 @@ from wspace.run import Run
 from wspace.spec import CheckpointSpec, DataSpec, ModelSpec, OptimizerSpec, SeedSpec, Spec, TrainSpec
 from wspace.train import train
 
-MORE = 6  # ranks behind K that may end the outliers as well
 PART = 0.3  # of ln K, to which the train loss has fallen where outliers are counted
 
 
@@ -122,8 +121,7 @@ def measure(run: Run, num_classes: int, rng: np.random.Generator, tell) -> tuple
     fallen = np.flatnonzero(losses <= PART * np.log(num_classes))
     at = int(fallen[0]) if len(fallen) else len(losses) - 1
     objective = Objective(run.model, run.loss_kind, run.data, l2=run.spec.objective.l2)
-    num = num_classes + MORE + SURROUNDINGS
-    pairs = extremes(objective, run.params(checkpoint=at), num, 0, rng=rng, tolerance=1e-4, tell=tell)
+    pairs = extremes(objective, run.params(checkpoint=at), RANKS, 0, rng=rng, tolerance=1e-4, tell=tell)
     apart = outliers(pairs.values)
     row = {
         "outliers": finding(median(apart.count.astype(float), rng=rng)),

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from analysis.census import certificate
+from analysis.report import shared
+from analysis.report.sections import census, connectivity, curvature
 from wspace import spec as specs
 
 settings.register_profile("wspace", deadline=None)  # the first example of a test compiles
@@ -24,6 +27,28 @@ def x64():
     """float64 in JAX, for this test only."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def small_reports():
+    """Little fitting and polishing, and coarse planes, in all reports from now on: for tests that read no numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connectivity, "CURVE_STEPS", 20)
+        patch.setattr(connectivity, "MOST_CURVE_SEEDS", 3)
+        patch.setattr(shared, "MOST_POINTS", 15)
+        patch.setattr(curvature, "NUM_POINTS", 11)
+        patch.setattr(census, "MOST_STEPS", 300)
+        patch.setattr(census, "MOST_NEWTON", 20)
+        patch.setattr(curvature, "MOST_STEPS", 64)
+        patch.setattr(certificate, "LANCZOS", 64)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free what a module's tests compiled: each program takes some of a process' memory maps, of which Linux has 65,530."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from analysis.report import write_report
-from analysis.report.sections import connectivity
 from wspace import spec as specs
 from wspace.train import train
 
@@ -65,9 +64,9 @@ def shrunk(spec, idx_folder):
     )
 
 
+@pytest.mark.usefixtures("small_reports")
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_every_spec_trains_and_reports(path, idx_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(connectivity, "CURVE_STEPS", 20)
+def test_every_spec_trains_and_reports(path, idx_folder, tmp_path):
     spec = specs.load(path)
     assert spec.question.endswith("?")
     assert path.read_text().startswith("# ")

@@ -22,6 +22,7 @@ Label = Literal["strict minimum", "degenerate minimum", "saddle", "not converged
 LABELS: tuple[Label, ...] = ("strict minimum", "degenerate minimum", "saddle", "not converged")
 
 DENSE = 1024  # params up to which all eigenvalues are computed, one network at a time
+LANCZOS = 256  # steps, of larger networks, whose ends of the spectrum are not looked for any further
 FLAT = 1e-7  # of the largest |eigenvalue|: smaller ones are looked at one by one
 STEP = 1e-6  # of max(1, |theta|): a longer Newton step means that no stationary point has been reached
 KINK, KINK_STEP, KINK_DIRECTIONS = 1e-5, 1e-6, 4
@@ -39,7 +40,8 @@ class Certificates:
         gradients: length of its gradient, (network,).
         steps: length of the Newton step -H^+ g, flat directions left out: how far the stationary point is; where only the
             ends of the spectrum are known, the bound |g| / |smallest eigenvalue|; (network,).
-        smallest, largest: eigenvalues of the Hessian, (network,).
+        smallest, largest: eigenvalues of the Hessian, (network,); NaN, as all that depends on them, where nothing but the
+            ends could be known and the gradient is not zero yet.
         residuals: how far off they may be: 0 for a whole spectrum, else Lanczos' residual, (network,).
         index: number of negative eigenvalues, -1 where only the ends are known, (network,).
         flat_scale: how many flat directions are rescalings of units, likewise.
@@ -108,8 +110,8 @@ def certify(
         rng: source of the probes.
         tolerance: of the gradient's length, relative to the objective or to `Objective.scale`, whichever is larger.
         flat_tolerance: eigenvalues up to this times the largest |eigenvalue| are looked at one by one.
-        dense_params: networks with more params have only the ends of their spectrum computed, by Lanczos; one whose smallest
-            eigenvalue counts as 0 is then not certified.
+        dense_params: networks with more params have only the ends of their spectrum computed, by at most LANCZOS steps; one
+            whose smallest eigenvalue counts as 0, or has not converged, is then not certified.
         tell: called with (networks done, networks).
 
     Raises:
@@ -124,6 +126,8 @@ def certify(
     values, gradient, mismatch = population.map(population.program(_local), directions, values=8 * size)
     length = np.linalg.norm(gradient, axis=1)
     reach = np.maximum(1.0, np.linalg.norm(population.theta, axis=1))
+    unit = np.maximum(objective.scale, np.abs(values))
+    small = length <= tolerance * unit
     found = _Evidence(num)
     if size <= dense_params:
         width = max(1, min(num, 2**26 // size**2))
@@ -137,17 +141,17 @@ def certify(
                 found.spectrum(row, eigenvalues[k], known)
             if tell is not None:
                 tell(int(rows[-1]) + 1, num)
-    else:
-        ends = extremes(objective, params, 1, 1, rng=rng, tolerance=flat_tolerance / 4, tell=tell)
-        found.ends(ends.values, ends.residuals, length)
+    elif small.any():
+        some = population.params(population.theta[small])
+        ends = extremes(objective, some, 1, 1, rng=rng, tolerance=flat_tolerance / 4, max_steps=LANCZOS, tell=tell)
+        found.ends(np.flatnonzero(small), ends.values, ends.residuals, length)
     scale = np.maximum(np.abs(found.largest), np.abs(found.smallest))
-    unit = np.maximum(objective.scale, np.abs(values))
     noise = ROUNDING * unit / (KINK_STEP * reach)  # of differences of gradients
     kinks = np.maximum(mismatch - noise, 0) / np.maximum(scale, np.finfo(float).tiny)
     labels, reasons = [], []
     for i in range(num):
         label, reason = _label(
-            length[i] <= tolerance * unit[i], found.steps[i] <= STEP * reach[i], kinks[i] <= KINK,
+            small[i], found.steps[i] <= STEP * reach[i], not kinks[i] > KINK,
             found.residuals[i] <= flat_tolerance * scale[i], found, i, flat_tolerance * scale[i],
         )  # fmt: skip
         labels.append(label)
@@ -194,20 +198,21 @@ class _Evidence:
     """What is known of each network's Hessian."""
 
     def __init__(self, num: int):
-        self.smallest, self.largest, self.residuals, self.steps, self.drops = np.zeros((5, num))
+        self.smallest, self.largest, self.residuals, self.steps, self.drops = np.full((5, num), np.nan)
         self.index, self.flat_scale, self.flat_shift, self.flat_inert, self.flat_other = np.full((5, num), -1)
         self.whole = np.zeros(num, bool)
 
-    def ends(self, values: np.ndarray, residuals: np.ndarray, length: np.ndarray) -> None:
-        """Only the largest and the smallest eigenvalue, by Lanczos."""
-        self.largest, self.smallest = values[:, 0].copy(), values[:, -1].copy()
-        self.residuals = residuals.max(axis=1)
-        away = np.abs(self.smallest)
-        self.steps = np.divide(length, away, out=np.full_like(length, np.inf), where=away > 0)
+    def ends(self, rows: np.ndarray, values: np.ndarray, residuals: np.ndarray, length: np.ndarray) -> None:
+        """Only the largest and the smallest eigenvalue of some networks, by Lanczos."""
+        self.largest[rows], self.smallest[rows] = values[:, 0], values[:, -1]
+        self.residuals[rows] = residuals.max(axis=1)
+        away = np.abs(self.smallest[rows])
+        self.steps[rows] = np.divide(length[rows], away, out=np.full_like(away, np.inf), where=away > 0)
 
     def spectrum(self, row: int, values: np.ndarray, found: Flatness) -> None:
         """All eigenvalues, ascending, and what became of those near zero."""
         self.smallest[row], self.largest[row], self.whole[row] = values[0], values[-1], True
+        self.residuals[row] = 0
         self.steps[row], self.drops[row] = found.step, found.drop
         self.index[row], self.flat_other[row] = found.index, found.other
         self.flat_scale[row], self.flat_shift[row], self.flat_inert[row] = found.scale, found.shift, found.inert
@@ -220,9 +225,11 @@ def _local(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Callable
     def one(theta, directions, data):
         step = KINK_STEP * jnp.maximum(1.0, jnp.linalg.norm(theta))
 
+        product = functions.hessian(theta, data)
+
         def mismatch(v):
             ahead, behind = (functions.gradient(theta + sign * step * v, data) for sign in (1, -1))
-            return jnp.linalg.norm((ahead - behind) / (2 * step) - functions.product(theta, v, data))
+            return jnp.linalg.norm((ahead - behind) / (2 * step) - product(v))
 
         gradient = functions.gradient(theta, data)
         return functions.value(theta, data), gradient, jnp.max(jax.lax.map(mismatch, directions))

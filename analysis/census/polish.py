@@ -177,9 +177,7 @@ def _newton(functions: Flat, size: int, theta, data, small, max_steps):
         return ~carry.near & (carry.step < max_steps) & (carry.rejected < patience)
 
     def advance(carry: _Newton) -> _Newton:
-        columns = jax.lax.map(
-            lambda v: functions.product(carry.theta, v, data), jnp.eye(size), batch_size=min(16, size)
-        )
+        columns = jax.lax.map(functions.hessian(carry.theta, data), jnp.eye(size), batch_size=min(16, size))
         values, vectors = jnp.linalg.eigh((columns + columns.T) / 2)
         scale = jnp.max(jnp.abs(values))
         floor = jnp.maximum(0.0, -1.5 * values[0]) * (values[0] < -FLAT * scale)

@@ -64,7 +64,8 @@ class Census:
 
 def census(
     objective: Objective, params: Params, *, symmetry: Symmetry, rng: np.random.Generator, tolerance: float = 1e-4,
-    gradient_tolerance: float = 1e-10, max_steps: int = 2000, progress: Callable[[str], None] = lambda text: None,
+    gradient_tolerance: float = 1e-10, max_steps: int = 2000, newton_steps: int = 100,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Census:  # fmt: skip
     """Count the minima that restarts end in.
 
@@ -80,13 +81,21 @@ def census(
         tolerance: relative distance up to which two minima are the same.
         gradient_tolerance: of polishing; certificates allow 100 times as much.
         max_steps: of L-BFGS.
+        newton_steps: at most so many follow.
         progress: told what is being done.
 
     Raises:
         ValueError: the params are not finite, or an option is out of range.
     """
     tell = lambda what: lambda done, num: progress(f"{what}: {done} of {num} restarts")  # noqa: E731
-    polished = polish(objective, params, tolerance=gradient_tolerance, max_steps=max_steps, tell=tell("polishing"))
+    polished = polish(
+        objective,
+        params,
+        tolerance=gradient_tolerance,
+        max_steps=max_steps,
+        newton_steps=newton_steps,
+        tell=tell("polishing"),
+    )
     certificates = certify(
         objective,
         polished.params,

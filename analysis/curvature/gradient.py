@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import beta
 
 from analysis.curvature.hessian import gradients
-from analysis.curvature.lanczos import Extremes, extremes
+from analysis.curvature.lanczos import MOST_STEPS, Extremes, extremes
 from analysis.curvature.objective import Objective, Tell
 from wspace.tree import Params
 
@@ -39,7 +39,7 @@ class GradientShares:
 
 def gradient_shares(
     objective: Objective, params: Params, num: int, *, rng: np.random.Generator, batch_ndim: int = 1,
-    more: int = 0, smallest: int = 0, tolerance: float = 1e-4, tell: Tell | None = None,
+    more: int = 0, smallest: int = 0, tolerance: float = 1e-4, max_steps: int = MOST_STEPS, tell: Tell | None = None,
 ) -> GradientShares:  # fmt: skip
     """Share of the squared gradient in the eigenspace of the `num` largest eigenvalues.
 
@@ -55,6 +55,7 @@ def gradient_shares(
         more: how many further eigenvalues to compute behind them, for `outliers`.
         smallest: how many of the smallest eigenvalues to compute as well.
         tolerance: of the eigenpairs' residuals.
+        max_steps: of Lanczos.
         tell: called with (networks done, networks).
 
     Raises:
@@ -65,7 +66,8 @@ def gradient_shares(
     if not 1 <= num < size:
         raise ValueError(f"num = {num}: 1 to {size - 1} dimensions are expected")
     pairs = extremes(
-        objective, params, num + more, smallest, rng=rng, batch_ndim=batch_ndim, tolerance=tolerance, tell=tell
+        objective, params, num + more, smallest, rng=rng, batch_ndim=batch_ndim, tolerance=tolerance,
+        max_steps=max_steps, tell=tell,
     )  # fmt: skip
     norms = np.asarray(np.linalg.norm(gradient, axis=-1))
     inside = np.linalg.norm(np.einsum("...kp,...p->...k", pairs.vectors[..., :num, :], gradient), axis=-1)

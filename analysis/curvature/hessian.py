@@ -113,22 +113,24 @@ def _value(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Callable
 
 @cache_compiled
 def _products(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Callable:
-    product = flat(model, kind, layout, chunk).product
+    hessian = flat(model, kind, layout, chunk).hessian
 
     def one(theta, vectors, data):
-        return jax.lax.map(lambda v: product(theta, v, data), vectors)
+        return jax.lax.map(hessian(theta, data), vectors)
 
     return jax.jit(jax.vmap(one, (0, 0, None)))
 
 
 @cache_compiled
 def _dense(model: Model, kind: LossKind, layout: Layout, chunk: int, at: tuple[int, ...]) -> Callable:
-    product, rows = flat(model, kind, layout, chunk).product, np.array(at)
+    hessian, rows = flat(model, kind, layout, chunk).hessian, np.array(at)
 
     def one(theta, data):
+        product = hessian(theta, data)
+
         def column(row):
             unit = jnp.zeros(layout.size, theta.dtype).at[row].set(1)
-            return product(theta, unit, data)[rows]
+            return product(unit)[rows]
 
         matrix = jax.lax.map(column, jnp.asarray(rows), batch_size=min(COLUMNS, len(rows)))
         return (matrix + matrix.T) / 2

@@ -207,9 +207,9 @@ def _ends(size: int, largest: int, smallest: int) -> np.ndarray:
 
 @cache_compiled
 def _krylov(model: Model, kind: LossKind, layout: Layout, chunk: int, num_steps: int) -> Callable:
-    product = flat(model, kind, layout, chunk).product
+    hessian = flat(model, kind, layout, chunk).hessian
 
     def one(theta, start, data):
-        return krylov(lambda v: product(theta, v, data), start, num_steps)
+        return krylov(hessian(theta, data), start, num_steps)
 
     return jax.jit(jax.vmap(one, (0, 0, None)))

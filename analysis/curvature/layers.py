@@ -125,10 +125,11 @@ def layer_blocks(
 
 @cache_compiled
 def _block(model: Model, kind: LossKind, layout: Layout, chunk: int, num_steps: int) -> Callable:
-    product = flat(model, kind, layout, chunk).product
+    hessian = flat(model, kind, layout, chunk).hessian
 
     def one(theta, mask, start, signs, data):
-        inside = lambda v: mask * product(theta, mask * v, data)  # noqa: E731
+        product = hessian(theta, data)
+        inside = lambda v: mask * product(mask * v)  # noqa: E731
         space = krylov(inside, start, num_steps)
         samples = jax.lax.map(lambda z: jnp.vdot(z, inside(z)), signs)
         return space._replace(basis=jnp.zeros(0)), samples

@@ -91,13 +91,14 @@ class Flat(NamedTuple):
     Attributes:
         value: (theta, data) -> f.
         gradient: (theta, data) -> gradient f.
-        product: (theta, v, data) -> H v, forward over reverse mode (Pearlmutter 1994, 10.1162/neco.1994.6.1.147).
+        hessian: (theta, data) -> (v -> H v), forward over reverse mode (Pearlmutter 1994, 10.1162/neco.1994.6.1.147).
+            Where all examples are one chunk, what does not depend on v is computed once.
         outputs: (theta, data) -> outputs of the model, all examples at once.
     """
 
     value: Callable
     gradient: Callable
-    product: Callable
+    hessian: Callable
     outputs: Callable
 
 
@@ -123,14 +124,20 @@ def flat(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Flat:
         summed = objectives.sum_chunks(lambda *part: jax.grad(total)(theta, *part), data.x, data.y, chunk)
         return summed / len(data.x) + data.l2 * theta
 
-    def product(theta, v, data):
-        part = lambda *part: jax.jvp(lambda t: jax.grad(total)(t, *part), (theta,), (v,))[1]  # noqa: E731
-        return objectives.sum_chunks(part, data.x, data.y, chunk) / len(data.x) + data.l2 * v
+    def hessian(theta, data):
+        if len(data.x) <= chunk:
+            return jax.linearize(lambda t: gradient(t, data), theta)[1]
+
+        def product(v):
+            part = lambda *part: jax.jvp(lambda t: jax.grad(total)(t, *part), (theta,), (v,))[1]  # noqa: E731
+            return objectives.sum_chunks(part, data.x, data.y, chunk) / len(data.x) + data.l2 * v
+
+        return product
 
     def outputs(theta, data):
         return model.apply(layout.unravel(theta), data.x)
 
-    return Flat(value, gradient, product, outputs)
+    return Flat(value, gradient, hessian, outputs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

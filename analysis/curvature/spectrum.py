@@ -18,6 +18,8 @@ from wspace.objective import LossKind, cache_compiled
 from wspace.tree import Layout, Params
 
 SURROUNDINGS = 8  # gaps behind a gap that it is compared with
+RANKS = 32  # largest eigenvalues among which outliers are looked for, whatever the number of classes
+EQUAL = 1e-12  # gaps in ln(eigenvalue) that are rounding
 SMOOTH = 0.08  # width of the kernel, in units of asinh(eigenvalue / scale)
 
 
@@ -220,7 +222,7 @@ def outliers(values: Float[np.ndarray, "*batch rank"]) -> Outliers:
     (1706.04454), Papyan 2019 (1901.08244), Ghorbani et al. 2019 (1901.10159).
 
     Args:
-        values: the largest eigenvalues from the largest down; w + 1 more than the outliers that are looked for. Only
+        values: the largest eigenvalues from the largest down, RANKS of them, say; the last w + 1 cannot be outliers. Only
             positive ones count.
     """
     batch = values.shape[:-1]
@@ -231,7 +233,8 @@ def outliers(values: Float[np.ndarray, "*batch rank"]) -> Outliers:
         logs = np.log(np.where(values > 0, values, np.nan))
         gaps = logs[..., :-1] - logs[..., 1:]
         after = np.stack([gaps[..., k + 1 : k + 1 + SURROUNDINGS].mean(axis=-1) for k in range(num)], axis=-1)
-        ratios = np.where(after > 0, gaps[..., :num] / after, np.nan)
+        told = np.maximum(gaps[..., :num], after) > EQUAL  # else all of these levels are one
+        ratios = np.where(told, gaps[..., :num] / np.maximum(after, EQUAL), np.nan)
     tried = np.sum(~np.isnan(ratios), axis=-1)
     at = np.argmax(np.nan_to_num(ratios, nan=-np.inf), axis=-1)
     gap = np.take_along_axis(ratios, at[..., None], axis=-1)[..., 0]
@@ -242,11 +245,13 @@ def outliers(values: Float[np.ndarray, "*batch rank"]) -> Outliers:
 
 @cache_compiled
 def _quadrature(model: Model, kind: LossKind, layout: Layout, chunk: int, num_steps: int) -> Callable:
-    product = flat(model, kind, layout, chunk).product
+    hessian = flat(model, kind, layout, chunk).hessian
 
     def one(theta, starts, data):
+        product = hessian(theta, data)
+
         def probe(start):
-            space = krylov(lambda v: product(theta, v, data), start, num_steps)
+            space = krylov(product, start, num_steps)
             return space._replace(basis=jnp.zeros(0))  # which is not needed any more
 
         return jax.lax.map(probe, starts)
@@ -256,11 +261,12 @@ def _quadrature(model: Model, kind: LossKind, layout: Layout, chunk: int, num_st
 
 @cache_compiled
 def _xtrace(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Callable:
-    product, integrand = flat(model, kind, layout, chunk).product, stochtrace.leave_one_out_xtrace()
+    hessian, integrand = flat(model, kind, layout, chunk).hessian, stochtrace.leave_one_out_xtrace()
 
     def one(theta, samples, data):
-        size = jnp.linalg.norm(product(theta, samples[0], data))
+        product = hessian(theta, data)
+        size = jnp.linalg.norm(product(samples[0]))
         size = jnp.where(size > 0, size, 1.0)  # matfree compares with the precision itself to see whether H lacks rank
-        return size * integrand(lambda v: product(theta, v, data) / size, samples)
+        return size * integrand(lambda v: product(v) / size, samples)
 
     return jax.jit(jax.vmap(one, (0, 0, None)))

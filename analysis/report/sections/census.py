@@ -22,14 +22,16 @@ from wspace.tree import Params, pick
 POLISH_FLOPS = 1e12  # what polishing may cost: a quarter of a minute
 STEP_EVALUATIONS = 5  # of the objective and its gradient, that a step of L-BFGS takes, about
 MOST_STEPS, FEWEST_STEPS, FEWEST_SEEDS = 2000, 20, 4
+MOST_NEWTON, FEWEST_NEWTON = 100, 10
 MOST_ANCHORS = 6  # minima marked on a plane
 TABLE_ROWS = 8  # minima in the table, from the lowest up
 LARGEST_COUNT = 15  # decimal digits of a number that is written out
-GRADIENT = 1e-10  # length that polishing aims at; certificates allow 100 times as much
+GRADIENT = 1e-10  # length that polishing aims at, relative; certificates allow 100 times as much
 
 REASONS = {
     "gradient": "{gradient_count} because the gradient is not zero yet",
-    "no second derivative": "{kink_count} because the gradient has no derivative there, as on the kinks of a ReLU",
+    "no second derivative": "{kink_count} because second derivatives do not agree with differences of the gradient, as on "
+    "the kinks of a ReLU",
     "Newton step": "{newton_count} because the nearest stationary point is far away, or at infinity",
     "flat without reason": "{flat_count} because the objective is flat in a direction that nothing explains, as towards a "
     "minimum at infinity",
@@ -49,7 +51,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     ids, params = converged_params(run)
     unit = metric_unit("train_loss", run.loss_kind)
     objective = Objective(run.model, run.loss_kind, run.data, l2=run.spec.objective.l2)
-    num, steps = affordable(run, len(ids))
+    num, steps, newton_steps = affordable(run, len(ids))
     some = jax.tree.map(lambda leaf: np.asarray(leaf)[:num], params)
     found = census(
         objective,
@@ -58,6 +60,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         rng=rng,
         gradient_tolerance=GRADIENT,
         max_steps=steps,
+        newton_steps=newton_steps,
         progress=tell,
     )
     surface = _surface(run, objective, found, tell)
@@ -72,8 +75,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "all entries of the Hessian fit, by Newton's method, on the training objective, the {objective}; and what each of "
         "them is by its gradient and its Hessian."
         + (
-            " Certified minima are told apart by their weights, modulo permutations, signs and scales of hidden units, and "
-            "by what they compute on the train examples."
+            " Certified minima are told apart by their weights"
+            + (", modulo permutations, signs and scales of hidden units," if run.spec.model.hidden else "")
+            + " and by what they compute on the train examples."
             if several
             else ""
         ),
@@ -87,8 +91,8 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             else ""
         ),
         limits="Certificates hold for this objective, these train examples and the tolerances that are shown; they rest on "
-        "double precision, not on a proof. Polishing may leave the basin in which training ended: restarts moved by a "
-        "median of {moved:value}. Shares of basins are those of this distribution of starting points and this training. "
+        "double precision, not on a proof. Polishing may leave the basin in which training ended: restarts moved by "
+        "{moved:value}. Shares of basins are those of this distribution of starting points and this training. "
         + ("Functions are compared on train examples alone. " if several else "")
         + ("Minima whose basins no restart hit are unknown to this count." if several else ""),
         pictures=tuple(_pictures(found, findings, surface, unit, several)),
@@ -96,11 +100,16 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     )
 
 
-def affordable(run: Run, num: int) -> tuple[int, int]:
-    """How many restarts are polished, and by how many steps at most, for POLISH_FLOPS."""
+def affordable(run: Run, num: int) -> tuple[int, int, int]:
+    """How many restarts are polished, and by how many steps of L-BFGS and of Newton at most, for POLISH_FLOPS each."""
     each = 6.0 * run.layout.size * len(run.data.x_train) * STEP_EVALUATIONS
     seeds = int(np.clip(POLISH_FLOPS // (each * MOST_STEPS), min(num, FEWEST_SEEDS), num))
-    return seeds, int(np.clip(POLISH_FLOPS // (each * seeds), FEWEST_STEPS, MOST_STEPS))
+    hessian = 2 * each / STEP_EVALUATIONS * run.layout.size  # a product for every param
+    return (
+        seeds,
+        int(np.clip(POLISH_FLOPS // (each * seeds), FEWEST_STEPS, MOST_STEPS)),
+        int(np.clip(POLISH_FLOPS // (hessian * seeds), FEWEST_NEWTON, MOST_NEWTON)),
+    )
 
 
 def lowest(found: Census, symmetry, most: int = MOST_ANCHORS) -> dict[str, Params]:
@@ -147,7 +156,7 @@ def _findings(
         "after": finding(median(polished.after, rng=rng, unit=unit)),
         "gradient_before": finding(median(polished.gradient_before, rng=rng)),
         "gradient_after": finding(median(polished.gradient_after, rng=rng)),
-        "gradient_level": finding(100 * GRADIENT),
+        "gradient_level": finding(100 * GRADIENT * objective.scale),
     }
     for label, count in certificates.counts().items():
         findings[label.replace(" ", "_")] = finding(count, n=num)
@@ -230,16 +239,20 @@ def _headline(findings: dict[str, Finding], found: Census) -> str:
     if found.num_minima == 0:
         return "None of {seeds} ends of training, polished, could be certified to be a minimum."
     return (
-        "Of {seeds} polished restarts {certified} are certified minima; modulo symmetry they are {minima} distinct "
-        + plural(found.num_minima, "one", "ones")
-        + ", of at least {unseen} in all by Chao's estimate."
+        "Of {seeds} polished restarts {certified} are certified minima; "
+        + (
+            "all of them are one and the same"
+            if found.num_minima == 1
+            else "{minima} of them are distinct, of at least {unseen} in all by Chao's estimate"
+        )
+        + "."
     )
 
 
 def _says(findings: dict[str, Finding], found: Census):
     yield (
-        "Polishing took the median objective from {before} to {after} and the length of its gradient from {gradient_before} "
-        "to {gradient_after}; restarts moved by {moved} (medians)."
+        "Polishing took the objective from {before} to {after} and the length of its gradient from {gradient_before} to "
+        "{gradient_after}, a distance of {moved}" + (" (medians)." if len(found.polished.before) > 1 else ".")
     )
     names = {label: (label, label.replace("minimum", "minima")) for label in LABELS[:2]} | {
         "saddle": ("saddle", "saddles")
@@ -286,8 +299,13 @@ def _says(findings: dict[str, Finding], found: Census):
     if "flat" in findings:
         yield (
             "A median of {flat} directions are flat at the certified minima: {flat_scale} rescale units, {flat_shift} "
-            "shift all logits alike, {flat_inert} move no output on the train examples. Along the last of these, second "
-            "derivatives prove nothing; the objective was probed and does not fall."
+            "shift all logits alike, {flat_inert} move no output on the train examples."
+            + (
+                " Along the last of these second derivatives prove nothing; the objective was probed there and does not "
+                "fall."
+                if findings["flat_inert"]["value"] > 0
+                else ""
+            )
         )
 
 
@@ -302,10 +320,13 @@ def _pictures(found: Census, findings: dict[str, Finding], surface: Surface | No
     yield Picture(
         "stationarity",
         figures.stationarity(
-            found.polished.gradient_before, found.polished.gradient_after, 100 * GRADIENT, f"{unit} per weight"
+            found.polished.gradient_before,
+            found.polished.gradient_after,
+            findings["gradient_level"]["value"],
+            f"{unit} per weight",
         ),
         "Length of the objective's gradient of every restart, as trained and polished; the line: up to there a point counts "
-        "as stationary (where the objective is above one, times the objective).",
+        "as stationary.",
         "Rows of dots: the gradient's length, median {gradient_before:value} as trained, {gradient_after:value} polished.",
     )
     if not several:

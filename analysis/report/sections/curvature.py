@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-from scipy.stats import chi2
 
 from analysis.curvature import (
     Blocks,
@@ -21,7 +20,7 @@ from analysis.curvature import (
     spectra,
     traces,
 )
-from analysis.curvature.spectrum import SURROUNDINGS
+from analysis.curvature.spectrum import RANKS
 from analysis.figures import curvature as figures
 from analysis.landscape import Surface, custom_plane, evaluate, grid
 from analysis.report.findings import Finding, finding
@@ -32,21 +31,18 @@ from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.tree import Params, pick
 
-PART_FLOPS = 4e11  # what the ends, the way there, and the layers may cost, each: about ten seconds
-END_PRODUCTS, PATH_PRODUCTS, LAYER_PRODUCTS = (
-    600,
-    120,
-    800,
-)  # that one network takes, about, with all that goes with them
+# What the ends, the way there, and the layers may cost, each: about ten seconds; products with the Hessian that one network
+# takes there, about; what a product takes of flops for each param and example, and for each param beside that, for memory.
+PART_FLOPS = 4e11
+END_PRODUCTS, PATH_PRODUCTS, LAYER_PRODUCTS = 600, 120, 800
+EXAMPLE_FLOPS, PARAM_FLOPS = 9.0, 4000.0
+MOST_STEPS = 512  # of Lanczos
 MOST_SEEDS, MOST_PATH_SEEDS, MOST_PATH_CHECKPOINTS = 32, 8, 9
-MORE = 6  # ranks behind as many outliers as there are classes, before the gaps that they are compared with
 NUM_PROBES, NUM_STEPS, NUM_SAMPLES = 2, 80, 32
-NUM_POINTS, RISE = (
-    41,
-    3.0,
-)  # of a slice, which ends where the steepest parabola has risen to so many times the objective
-CHANCE = 0.05  # p, of all seeds together, below which outliers stand apart
-NEGATIVE = 1e-7  # of the largest |eigenvalue|: directions that curve down by less count as flat
+NUM_POINTS = 41  # of a slice
+RISE = 3.0  # it ends where the steepest parabola has risen to so many times the objective
+CHANCE = 0.05  # p, of the typical seed, below which outliers are told from chance
+NEGATIVE = 1e-7  # of the largest |eigenvalue|: what curves down by less counts as flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +79,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     found = measure(run, objective, params, rng, tell)
     surfaces = _slices(run, objective, pick(params, 0), found, tell)
     findings = _findings(run, objective, found, unit, loss, rng)
-    classification = run.data.task == "classification"
+    classification, whole = run.data.task == "classification", bool(found.ends.exact.all())
     return Content(
         findings=findings,
         headline="At the ends of training the objective's largest eigenvalue is {largest} and its smallest {smallest} "
@@ -93,8 +89,8 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         f"{plural(found.seeds, 'restart', 'restarts')}"
         + (" and at {path_checkpoints} checkpoints of {path_seeds}" if found.path else "")
         + "; their distribution, its share by layer, and the objective along the eigenvectors of the largest and the "
-        "smallest eigenvalue of the first restart. Double precision, exact on all train examples, by Lanczos with full "
-        "reorthogonalisation.",
+        "smallest eigenvalue of the first restart. Double precision, exact on all train examples, "
+        + ("from all entries." if whole else "by Lanczos with full reorthogonalisation."),
         reads="An eigenvalue is the curvature along its eigenvector: from a stationary point the objective rises by half of "
         "it times the squared distance. Negative ones prove that the objective is not convex; only where the gradient is "
         "zero as well do they make a saddle."
@@ -112,18 +108,21 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             else ""
         ),
         limits="The smallest and the largest eigenvalue depend on the scale of the weights: networks that compute the same "
-        "may have others, so sharpness alone does not compare functions. From one starting vector Lanczos sees repeated "
-        "eigenvalues once. Ends of training are not stationary points, so that eigenvalues there say nothing yet about "
+        "may have others, so sharpness alone does not compare functions. "
+        + ("" if whole else "From one starting vector Lanczos sees repeated eigenvalues once. ")
+        + "Ends of training are not stationary points, so that eigenvalues there say nothing yet about "
         "minima: the next section polishes them first. The density is smoothed"
         + (
-            ", and a mean over few probes; {share_negative_error} is the median standard error of its negative share. "
-            if findings["share_negative_error"]["value"] > 0
+            ", a mean over few probes ({share_negative_error} is the median standard error of its negative share), and "
+            "Lanczos does not resolve the many eigenvalues next to zero: bumps there are of the method. "
+            if not found.spectra.exact
             else ". "
         )
         + (
             ""
             if found.path
-            else "Along training nothing is computed: it would take too long for this network and data. "
+            else "Along training nothing is computed: there is one checkpoint only, or too few weights, or it would take "
+            "too long. "
         )
         + ("Fewer restarts than were trained are measured, to save time. " if found.seeds < len(ids) else "")
         + ("{not_converged} eigenvalues have not converged." if findings["not_converged"]["value"] else ""),
@@ -134,16 +133,17 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
 def measure(run: Run, objective: Objective, params: Params, rng: np.random.Generator, tell: Tell) -> Measured:
     """Everything, for as many networks as PART_FLOPS allow, at least one."""
     num, size = jax.tree.leaves(params)[0].shape[0], run.layout.size
-    each = 12.0 * size * len(objective.examples[0])  # of a product with the Hessian
+    each = size * (EXAMPLE_FLOPS * len(objective.examples[0]) + PARAM_FLOPS)
     first = lambda k: jax.tree.map(lambda leaf: np.asarray(leaf)[:k], params)  # noqa: E731
     say = lambda what: lambda done, of: tell(f"{what}: {done} of {of} networks")  # noqa: E731
     seeds = int(np.clip(PART_FLOPS // (each * END_PRODUCTS), 1, min(num, MOST_SEEDS)))
     classes = run.data.num_outputs
     smallest = min(2, size - 1)
-    largest = max(1, min(classes + MORE + SURROUNDINGS, size - smallest))
+    largest = max(1, min(max(RANKS, classes), size - smallest))
     ends = extremes(
-        objective, first(seeds), largest, smallest, rng=rng, tolerance=1e-5, tell=say("eigenvalues at the end")
-    )
+        objective, first(seeds), largest, smallest, rng=rng, tolerance=1e-5, max_steps=MOST_STEPS,
+        tell=say("eigenvalues at the end"),
+    )  # fmt: skip
     dense = spectra(
         objective, first(seeds), rng=rng, num_probes=NUM_PROBES, num_steps=NUM_STEPS, tell=say("spectral density")
     )
@@ -161,8 +161,8 @@ def measure(run: Run, objective: Objective, params: Params, rng: np.random.Gener
     if path_seeds and len(at) > 1 and classes < size - 1:
         theta = np.asarray(run.theta.oindex[rows[:path_seeds], at])
         path = gradient_shares(
-            objective, run.layout.unravel(theta), classes, more=min(MORE + SURROUNDINGS, size - 1 - classes), smallest=1,
-            rng=rng, batch_ndim=2, tolerance=1e-4, tell=say("eigenvalues along training"),
+            objective, run.layout.unravel(theta), classes, more=max(0, min(RANKS, size - 1) - classes), smallest=1,
+            rng=rng, batch_ndim=2, tolerance=1e-4, max_steps=MOST_STEPS, tell=say("eigenvalues along training"),
         )  # fmt: skip
     return Measured(
         seeds, path_seeds if path else 0, classes, ends, outliers(ends.largest), dense, sums, blocks,
@@ -196,8 +196,9 @@ def _findings(
     run: Run, objective: Objective, found: Measured, unit: str, loss: str, rng: np.random.Generator
 ) -> dict[str, Finding]:
     ends, num = found.ends, found.seeds
-    scale = np.abs(ends.values).max(axis=1)
-    negative = ends.values[:, -1] < -ends.residuals[:, -1]
+    scale = np.nanmax(np.abs(ends.values), axis=1)
+    below = np.maximum(-ends.values[:, -1], 0)
+    below[below <= np.maximum(ends.residuals[:, -1], NEGATIVE * scale)] = 0.0
     level = -NEGATIVE * np.abs(found.spectra.nodes).max(axis=(1, 2), keepdims=True)
     share, error = found.spectra.mean_of(lambda nodes: nodes < level)
     findings = {
@@ -205,10 +206,8 @@ def _findings(
         "seeds": finding(num, n=num),
         "largest": finding(median(ends.values[:, 0], rng=rng, unit=unit)),
         "smallest": finding(median(ends.values[:, -1], rng=rng, unit=unit)),
-        "negative_ratio": finding(
-            median(np.maximum(-ends.values[:, -1], 0) / np.where(scale > 0, scale, 1), rng=rng)
-        ),
-        "negative": finding(binomial_share(int(negative.sum()), num)),
+        "negative_ratio": finding(median(below / np.where(scale > 0, scale, 1), rng=rng)),
+        "negative": finding(binomial_share(int(np.sum(below > 0)), num)),
         "share_negative": finding(median(share, rng=rng, unit="share")),
         "share_negative_error": finding(Estimate(float(np.median(np.nan_to_num(error))), None, num, "share")),
         "trace": finding(median(found.traces.values, rng=rng, unit=unit)),
@@ -225,7 +224,7 @@ def _findings(
         findings["classes"] = finding(found.classes)
         findings |= _outlier_findings(found, rng)
     if found.path is not None:
-        path, seeds = found.path, found.path_seeds
+        path, seeds, middle = found.path, found.path_seeds, len(found.steps) // 2
         findings |= {
             "path_seeds": finding(seeds, n=seeds),
             "path_checkpoints": finding(len(found.steps)),
@@ -234,30 +233,28 @@ def _findings(
             "null_high": finding(path.null_ci[1], unit="share"),
             "top": finding(path.num),
         }
-        for name, k in (("start", 0), ("middle", len(found.steps) // 2), ("last", -1)):
+        for name, k in (("start", 0), ("middle", middle), ("last", -1)):
             if np.all(np.isfinite(path.shares[:, k])):
                 findings[f"share_{name}"] = finding(median(path.shares[:, k], rng=rng, unit="share"))
         at = int(np.argmax(np.median(path.extremes.values[:, :, 0], axis=0)))
         findings |= {
-            "middle_step": finding(int(found.steps[len(found.steps) // 2])),
+            "middle_step": finding(int(found.steps[middle])),
             "peak": finding(median(path.extremes.values[:, at, 0], rng=rng, unit=unit)),
             "peak_step": finding(int(found.steps[at])),
             "start_smallest": finding(median(path.extremes.values[:, 0, -1], rng=rng, unit=unit)),
         }
-        if run.data.task == "classification":
-            along = outliers(path.extremes.largest)
-            together = np.array(
-                [_together(p, v) for p, v in zip(along.p.T, path.extremes.largest.swapaxes(0, 1), strict=True)]
-            )
-            clear = together < CHANCE / len(together)  # one of many checkpoints: Bonferroni
-            findings["clear_checkpoints"] = finding(int(clear.sum()), n=seeds)
-            if clear.any():
-                findings |= {
-                    "clear_steps": finding([str(step) for step in found.steps[clear]]),
-                    "clear_counts": finding([f"{k:g}" for k in np.median(along.count[:, clear], axis=0)], n=seeds),
-                    "clear_best": finding(int(found.steps[np.argmin(together)])),
-                    "clear_best_count": finding(median(along.count[:, np.argmin(together)].astype(float), rng=rng)),
-                }
+        along = outliers(path.extremes.largest)
+        if run.data.task == "classification" and np.all(along.count > 0):
+            likely = np.array([_typical(p) for p in along.p.T])
+            best = int(np.argmin(likely))
+            findings |= {
+                "path_steps": finding([str(step) for step in found.steps]),
+                "path_outliers": finding([f"{k:g}" for k in np.median(along.count, axis=0)], n=seeds),
+                "widest_step": finding(int(found.steps[best])),
+                "widest_outliers": finding(median(along.count[:, best].astype(float), rng=rng)),
+                "widest_gap": finding(median(along.gap[:, best], rng=rng)),
+                "widest_p": finding(Estimate(min(1.0, len(likely) * likely[best]), None, seeds, "")),
+            }
     return findings
 
 
@@ -268,27 +265,20 @@ def _outlier_findings(found: Measured, rng: np.random.Generator) -> dict[str, Fi
     return {
         "end_outliers": finding(median(parted.count.astype(float), rng=rng)),
         "end_gap": finding(median(parted.gap, rng=rng)),
-        "end_p": finding(Estimate(_together(parted.p, found.ends.largest), None, num, "")),
+        "end_p": finding(Estimate(_typical(parted.p), None, num, "")),
     }
 
 
-def _together(p: np.ndarray, spectra: np.ndarray) -> float:
-    """One p of all seeds: -2 sum ln p is chi-squared with two degrees of freedom a seed (Fisher 1925).
-
-    Restarts with the same spectrum, as those in one minimum have, count once.
-    """
-    with np.errstate(divide="ignore"):
-        rounded = np.round(np.log10(np.abs(spectra)), 3)
-    first = np.unique(rounded, axis=0, return_index=True)[1]
-    statistic = -2 * np.sum(np.log(np.maximum(p[first], np.finfo(float).tiny)))
-    return float(chi2.sf(statistic, 2 * len(first)))
+def _typical(p: np.ndarray) -> float:
+    """Twice the median p of the seeds, a p of the typical one however much they depend on each other (Rüger 1978)."""
+    return min(1.0, 2 * float(np.median(p)))
 
 
 def _says(findings: dict[str, Finding], found: Measured, classification: bool):
     restarts = plural(found.seeds, "restart", "restarts")
     yield (
-        f"At the ends of {{seeds}} {restarts} the largest eigenvalue is {{largest}}, the smallest {{smallest}} "
-        "(medians)"
+        f"At the ends of {{seeds}} {restarts} the largest eigenvalue is {{largest}}, the smallest {{smallest}}"
+        + (" (medians)" if found.seeds > 1 else "")
         + (
             "; the most negative curvature is {negative_ratio} of the largest in size, and {share_negative} of all "
             "directions curve down"
@@ -299,38 +289,39 @@ def _says(findings: dict[str, Finding], found: Measured, classification: bool):
         + (" (standard error of one: {trace_error:value})." if findings["trace_error"]["value"] > 0 else ".")
     )
     yield (
-        "On {negative} of the restarts the smallest eigenvalue is negative by more than its residual ({residual:value}): "
-        "the objective is not convex there. That alone does not make them saddles: the gradient would have to be zero."
+        ("On {negative} of the restarts the" if found.seeds > 1 else "The")
+        + " smallest eigenvalue is clearly negative (residual {residual:value}): the objective is not convex there. That "
+        "alone makes no saddle: the gradient would have to be zero."
         if findings["negative"]["value"] > 0
-        else "On none of the restarts the smallest eigenvalue is negative by more than its residual ({residual:value}): "
-        "there the objective curves down in no direction."
+        else "No smallest eigenvalue is clearly negative (residual {residual:value}): the objective curves down in no "
+        "direction there."
     )
     if "end_outliers" in findings:
         yield (
             "There are {classes} classes. The number of eigenvalues that stand apart at the end is {end_outliers}; the gap "
-            "behind them is {end_gap} times the mean of the next ones"
+            "behind them is {end_gap} times the mean of the next ones "
             + (
-                ", more than eigenvalues without order would show (p = {end_p:value})."
+                "(p = {end_p:value} among eigenvalues without any order)."
                 if findings["end_p"]["value"] < CHANCE
-                else ", which eigenvalues without any order show as well (p = {end_p:value}): no outliers can be told here."
+                else "(p = {end_p:value}: among eigenvalues without any order so wide a gap is no surprise)."
             )
         )
-    if "clear_checkpoints" in findings:
+    if "widest_step" in findings:
         yield (
-            "Along training the gap is clear at {clear_checkpoints} of {path_checkpoints} checkpoints. Steps: "
-            "{clear_steps}; eigenvalues that stand apart there: {clear_counts}."
-            if "clear_steps" in findings
-            else "Along training the gap is clear at none of {path_checkpoints} checkpoints."
+            "Along training, at the steps {path_steps}, the median numbers of eigenvalues that stand apart are "
+            "{path_outliers}. The gap is clearest at step {widest_step}: {widest_outliers} stand apart by {widest_gap} "
+            "times the mean of the next gaps (p = {widest_p:value}, counting that it is the best of {path_checkpoints})."
         )
-    if found.path is not None and "share_last" in findings:
+    if found.path is not None and {"share_start", "share_last"} <= findings.keys():
         yield (
             "The {top}-dimensional eigenspace of the largest eigenvalues holds {share_start} of the squared gradient at "
-            "the start, {share_middle} at step {middle_step}, and {share_last} at the end; a random "
-            "direction has {null}. "
-            "The largest eigenvalue peaks at {peak} at step {peak_step}; the smallest one starts at {start_smallest}."
+            "the start"
+            + (", {share_middle} at step {middle_step}," if len(found.steps) > 2 and "share_middle" in findings else "")
+            + " and {share_last} at the end; a random direction has {null}. The largest eigenvalue peaks at "
+            "{peak} at step {peak_step}; the smallest one starts at {start_smallest}."
         )
-    if any(name.startswith("layer_") and name != "layer_seeds" for name in findings):
-        names = [name for name in found.blocks.names if f"layer_{name}" in findings]
+    names = [name for name in found.blocks.names if f"layer_{name}" in findings]
+    if len(names) > 1:
         parts = ", ".join(f"{{layer_{name}}}" for name in names)
         yield f"Layer by layer, from the inputs on, the shares of the trace are {parts}."
 
@@ -349,14 +340,14 @@ def _pictures(
         + (" Upright: the number of classes K, and one less." if classification else ""),
         "Line chart of the largest eigenvalues by rank, from {largest:value} down.",
     )
-    if found.path is not None and "clear_best" in findings:
-        at = int(np.flatnonzero(found.steps == findings["clear_best"]["value"])[0])
+    if found.path is not None and "widest_step" in findings:
+        at = int(np.flatnonzero(found.steps == findings["widest_step"]["value"])[0])
         yield Picture(
             "spectra-path",
             figures.spectra(found.path.extremes.largest[:, at], marks, unit, "Where the gap is clearest"),
-            "The same at step {clear_best}: of {path_checkpoints} checkpoints the one with the clearest gap, chosen for "
+            "The same at step {widest_step}: of {path_checkpoints} checkpoints the one with the clearest gap, chosen for "
             "it, of {path_seeds} " + path + ".",
-            "Line chart of the largest eigenvalues by rank at step {clear_best}; {clear_best_count:value} stand apart.",
+            "Line chart of the largest eigenvalues by rank at step {widest_step}; {widest_outliers:value} stand apart.",
         )
     density = found.spectra.density()
     yield Picture(

@@ -235,6 +235,20 @@ def test_lanczos_labels_as_the_whole_spectrum_does(rng):
     assert top.labels == ("saddle",)
 
 
+def test_large_networks_are_not_looked_at_before_they_are_stationary(rng):
+    """A spectrum costs most of all and would say nothing; what was not computed is no number."""
+    model = MLP((2, 3, 2), "tanh")
+    objective = Objective(model, "cross_entropy", xor(), l2=1e-2)
+    params = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), inits(model, 2), polish(objective, inits(model, 1)).params
+    )
+    found = certified(objective, params, rng, dense_params=0)
+    assert found.labels == ("not converged", "not converged", "strict minimum")
+    assert found.reasons == ("gradient", "gradient", "")
+    for value in (found.smallest, found.largest, found.residuals, found.steps, found.kinks):
+        assert np.isnan(value).tolist() == [True, True, False]
+
+
 def test_labels_know_nothing_of_labels(rng):
     """A relabelled network is what it was before."""
     model = MLP((2, 3, 2), "tanh")

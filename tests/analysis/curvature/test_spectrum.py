@@ -323,6 +323,9 @@ def test_repeated_eigenvalues_are_no_gap():
     groups = outliers(np.repeat([8.0, 4, 2, 1], [3, 5, 6, 6]))
     assert groups.count in (3, 8)
     assert np.isfinite(groups.gap)
+    before = outliers(np.concatenate([[16.0, 8, 4], np.ones(12)]))  # the widest gap is in front of equal levels
+    assert before.count == 3
+    assert before.p < 1e-6
 
 
 def test_levels_without_order_are_rarely_called_outliers(rng):

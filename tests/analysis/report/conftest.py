@@ -3,23 +3,15 @@
 import pytest
 from report_pages import RATES, Page, toy
 
-from analysis.report import shared, write_report
-from analysis.report.sections import census, connectivity, curvature
+from analysis.report import write_report
 from wspace.run import Run
 from wspace.sweep import open_sweep, run_sweep
 from wspace.train import train
 
 
 @pytest.fixture(scope="session", autouse=True)
-def smaller():
-    """Little fitting and polishing, and coarse planes: these tests read pages, not numbers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connectivity, "CURVE_STEPS", 20)
-        patch.setattr(connectivity, "MOST_CURVE_SEEDS", 3)
-        patch.setattr(shared, "MOST_POINTS", 15)
-        patch.setattr(curvature, "NUM_POINTS", 11)
-        patch.setattr(census, "MOST_STEPS", 300)
-        yield
+def smaller(small_reports):
+    """These tests read pages, not numbers."""
 
 
 @pytest.fixture(scope="session")
