@@ -18,6 +18,8 @@ from wspace.cli import main
 from wspace.doctor import Check
 from wspace.store import Store
 
+pytestmark = pytest.mark.usefixtures("small_reports")
+
 RATES = "optimizer.learning_rate=[0.01, 0.02]"
 SOME_DIVERGE = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "0.3", "--objective.loss", "squared_error"]
 SOME_DIVERGE += ["--seeds.ids", "0", "1", "3", "--train.num-steps", "40"]  # seed 1 does

@@ -64,6 +64,7 @@ def shrunk(spec, idx_folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_reports")
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_every_spec_trains_and_reports(path, idx_folder, tmp_path):

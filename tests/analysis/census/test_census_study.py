@@ -60,6 +60,7 @@ def test_continua_are_counted_by_function(rng):
     assert found.num_minima == 1
 
 
+@pytest.mark.slow
 def test_minima_of_xor_come_in_the_sets_that_its_points_ask_for(rng):
     """Swapping or flipping the inputs of a minimum gives a minimum of the same loss, which the census knows as another."""
     model = MLP((2, 3, 2), "tanh", init_kind="glorot")

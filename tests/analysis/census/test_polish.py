@@ -59,6 +59,7 @@ def test_what_is_stationary_stays_where_it_is():
     assert found.moved.max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "make"), [("cross_entropy", lambda rng: xor()), ("squared_error", noisy_regression)])
 def test_networks_end_where_scipy_does_or_lower(rng, kind, make):
     data = make(rng)

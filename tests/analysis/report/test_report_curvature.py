@@ -47,6 +47,7 @@ def test_the_table_of_minima_adds_up(page):
     assert all(found[f"minimum_{k}_smallest"]["value"] > 0 for k in range(1, num + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"activation": "relu"}, {"hidden": []}], ids=["kinks", "convex"])
 def test_what_is_not_certified_is_not_counted(changes, tmp_path):
     """Without a penalty nothing here has a minimum but at infinity, or on a kink; with it, a convex objective has one."""

@@ -93,6 +93,7 @@ def test_every_section_says_how_to_read_it_and_what_it_does_not_say(page):
         assert page.text.count(heading) == len(SECTIONS)
 
 
+@pytest.mark.slow
 def test_nothing_is_called_a_minimum(page):
     """The word occurs only where it is denied, and where certificates stand beside it."""
     allowed = ("certifies no minimum", "Nothing here counts minima", "separate minima, or minima at all")
