@@ -40,16 +40,16 @@ class Certificates:
         gradients: length of its gradient, (network,).
         steps: length of the Newton step -H^+ g, flat directions left out: how far the stationary point is; where only the
             ends of the spectrum are known, the bound |g| / |smallest eigenvalue|; (network,).
-        smallest, largest: eigenvalues of the Hessian, (network,); NaN, as all that depends on them, where nothing but the
-            ends could be known and the gradient is not zero yet.
+        smallest, largest: eigenvalues of the Hessian, (network,); NaN where nothing but the ends could be known and the
+            gradient is not zero yet.
         residuals: how far off they may be: 0 for a whole spectrum, else Lanczos' residual, (network,).
         index: number of negative eigenvalues, -1 where only the ends are known, (network,).
         flat_scale: how many flat directions are rescalings of units, likewise.
         flat_shift: how many shift all logits of an example alike, which a softmax does not see, likewise.
         flat_inert: how many leave every output on these examples as it is, likewise.
         flat_other: how many have no such reason, or a curvature whose sign cannot be told, likewise.
-        kinks: relative mismatch of the gradient's differences and the Hessian beyond rounding: large where there is no
-            second derivative, (network,).
+        kinks: mismatch of the gradient's differences and the Hessian beyond rounding, relative to the largest |eigenvalue|
+            or, where that is NaN, to H v: large where there is no second derivative, (network,).
         drops: by how much the objective falls along flat directions beyond rounding, (network,).
         whole: whether the whole spectrum is known, (network,).
     """
@@ -123,7 +123,7 @@ def certify(
     num, size = population.theta.shape
     directions = rng.standard_normal((num, KINK_DIRECTIONS, size)) * _sizes(population)[:, None]
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    values, gradient, mismatch = population.map(population.program(_local), directions, values=8 * size)
+    values, gradient, mismatch, bend = population.map(population.program(_local), directions, values=8 * size)
     length = np.linalg.norm(gradient, axis=1)
     reach = np.maximum(1.0, np.linalg.norm(population.theta, axis=1))
     unit = np.maximum(objective.scale, np.abs(values))
@@ -146,12 +146,13 @@ def certify(
         ends = extremes(objective, some, 1, 1, rng=rng, tolerance=flat_tolerance / 4, max_steps=LANCZOS, tell=tell)
         found.ends(np.flatnonzero(small), ends.values, ends.residuals, length)
     scale = np.maximum(np.abs(found.largest), np.abs(found.smallest))
+    scale = np.where(np.isnan(scale), bend, scale)
     noise = ROUNDING * unit / (KINK_STEP * reach)  # of differences of gradients
     kinks = np.maximum(mismatch - noise, 0) / np.maximum(scale, np.finfo(float).tiny)
     labels, reasons = [], []
     for i in range(num):
         label, reason = _label(
-            small[i], found.steps[i] <= STEP * reach[i], not kinks[i] > KINK,
+            small[i], found.steps[i] <= STEP * reach[i], kinks[i] <= KINK,
             found.residuals[i] <= flat_tolerance * scale[i], found, i, flat_tolerance * scale[i],
         )  # fmt: skip
         labels.append(label)
@@ -224,14 +225,14 @@ def _local(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Callable
 
     def one(theta, directions, data):
         step = KINK_STEP * jnp.maximum(1.0, jnp.linalg.norm(theta))
-
         product = functions.hessian(theta, data)
 
         def mismatch(v):
             ahead, behind = (functions.gradient(theta + sign * step * v, data) for sign in (1, -1))
-            return jnp.linalg.norm((ahead - behind) / (2 * step) - product(v))
+            bent = product(v)
+            return jnp.linalg.norm((ahead - behind) / (2 * step) - bent), jnp.linalg.norm(bent)
 
-        gradient = functions.gradient(theta, data)
-        return functions.value(theta, data), gradient, jnp.max(jax.lax.map(mismatch, directions))
+        off, bend = jax.lax.map(mismatch, directions)
+        return functions.value(theta, data), functions.gradient(theta, data), jnp.max(off), jnp.max(bend)
 
     return jax.jit(jax.vmap(one, (0, 0, None)))

@@ -245,8 +245,15 @@ def test_large_networks_are_not_looked_at_before_they_are_stationary(rng):
     found = certified(objective, params, rng, dense_params=0)
     assert found.labels == ("not converged", "not converged", "strict minimum")
     assert found.reasons == ("gradient", "gradient", "")
-    for value in (found.smallest, found.largest, found.residuals, found.steps, found.kinks):
+    for value in (found.smallest, found.largest, found.residuals, found.steps):
         assert np.isnan(value).tolist() == [True, True, False]
+    assert np.all(found.kinks < 1e-5)
+    sharp = MLP((2, 3, 2), "relu")
+    kinked = dataclasses.replace(objective, model=sharp)
+    params = polish(kinked, inits(sharp, 8)).params
+    whole, ends = (certified(kinked, params, rng, dense_params=size) for size in (1024, 0))
+    assert whole.reasons.count("no second derivative") > 0
+    assert [r == "no second derivative" for r in ends.reasons] == [r == "no second derivative" for r in whole.reasons]
 
 
 def test_labels_know_nothing_of_labels(rng):
