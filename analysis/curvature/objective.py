@@ -92,7 +92,6 @@ class Flat(NamedTuple):
         value: (theta, data) -> f.
         gradient: (theta, data) -> gradient f.
         hessian: (theta, data) -> (v -> H v), forward over reverse mode (Pearlmutter 1994, 10.1162/neco.1994.6.1.147).
-            Where all examples are one chunk, what does not depend on v is computed once.
         outputs: (theta, data) -> outputs of the model, all examples at once.
     """
 
@@ -125,9 +124,6 @@ def flat(model: Model, kind: LossKind, layout: Layout, chunk: int) -> Flat:
         return summed / len(data.x) + data.l2 * theta
 
     def hessian(theta, data):
-        if len(data.x) <= chunk:
-            return jax.linearize(lambda t: gradient(t, data), theta)[1]
-
         def product(v):
             part = lambda *part: jax.jvp(lambda t: jax.grad(total)(t, *part), (theta,), (v,))[1]  # noqa: E731
             return objectives.sum_chunks(part, data.x, data.y, chunk) / len(data.x) + data.l2 * v

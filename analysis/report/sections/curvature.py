@@ -35,7 +35,7 @@ from wspace.tree import Params, pick
 # takes there, about; what a product takes of flops for each param and example, and for each param beside that, for memory.
 PART_FLOPS = 4e11
 END_PRODUCTS, PATH_PRODUCTS, LAYER_PRODUCTS = 600, 120, 800
-EXAMPLE_FLOPS, PARAM_FLOPS = 9.0, 4000.0
+EXAMPLE_FLOPS, PARAM_FLOPS = 12.0, 4000.0
 MOST_STEPS = 512  # of Lanczos
 MOST_SEEDS, MOST_PATH_SEEDS, MOST_PATH_CHECKPOINTS = 32, 8, 9
 NUM_PROBES, NUM_STEPS, NUM_SAMPLES = 2, 80, 32
