@@ -23,6 +23,7 @@ LABELS: tuple[Label, ...] = ("strict minimum", "degenerate minimum", "saddle", "
 
 DENSE = 1024  # params up to which all eigenvalues are computed, one network at a time
 LANCZOS = 256  # steps, of larger networks, whose ends of the spectrum are not looked for any further
+TOLD = 1e-2  # of the smallest |eigenvalue|: a residual up to which its sign is known
 FLAT = 1e-7  # of the largest |eigenvalue|: smaller ones are looked at one by one
 STEP = 1e-6  # of max(1, |theta|): a longer Newton step means that no stationary point has been reached
 KINK, KINK_STEP, KINK_DIRECTIONS = 1e-5, 1e-6, 4
@@ -50,7 +51,8 @@ class Certificates:
         flat_other: how many have no such reason, or a curvature whose sign cannot be told, likewise.
         kinks: mismatch of the gradient's differences and the Hessian beyond rounding, relative to the largest |eigenvalue|
             or, where that is NaN, to H v: large where there is no second derivative, (network,).
-        drops: by how much the objective falls along flat directions beyond rounding, (network,).
+        drops: by how much the objective falls along flat directions beyond rounding, (network,); NaN where only the ends are
+            known.
         whole: whether the whole spectrum is known, (network,).
     """
 
@@ -111,7 +113,7 @@ def certify(
         tolerance: of the gradient's length, relative to the objective or to `Objective.scale`, whichever is larger.
         flat_tolerance: eigenvalues up to this times the largest |eigenvalue| are looked at one by one.
         dense_params: networks with more params have only the ends of their spectrum computed, by at most LANCZOS steps; one
-            whose smallest eigenvalue counts as 0, or has not converged, is then not certified.
+            whose smallest eigenvalue counts as 0, or has a residual that leaves its sign open, is then not certified.
         tell: called with (networks done, networks).
 
     Raises:
@@ -149,11 +151,12 @@ def certify(
     scale = np.where(np.isnan(scale), bend, scale)
     noise = ROUNDING * unit / (KINK_STEP * reach)  # of differences of gradients
     kinks = np.maximum(mismatch - noise, 0) / np.maximum(scale, np.finfo(float).tiny)
+    level = flat_tolerance * scale
     labels, reasons = [], []
     for i in range(num):
         label, reason = _label(
             small[i], found.steps[i] <= STEP * reach[i], kinks[i] <= KINK,
-            found.residuals[i] <= flat_tolerance * scale[i], found, i, flat_tolerance * scale[i],
+            found.residuals[i] <= max(level[i], TOLD * abs(found.smallest[i])), found, i, level[i],
         )  # fmt: skip
         labels.append(label)
         reasons.append(reason)

@@ -7,8 +7,8 @@ import pytest
 from problems import Bowl, Chain, Ring, Wells, corners, everywhere, zero_targets
 from problems_census import dataset, inits, noisy_regression, stacked, xor
 
-from analysis.census import certify, polish, scale_tangents
-from analysis.curvature import Objective, hessians
+from analysis.census import certificate, certify, polish, scale_tangents
+from analysis.curvature import Objective, hessians, lanczos
 from wspace.models import MLP
 from wspace.symmetry import act, random_element
 from wspace.tree import Layout
@@ -254,6 +254,19 @@ def test_large_networks_are_not_looked_at_before_they_are_stationary(rng):
     whole, ends = (certified(kinked, params, rng, dense_params=size) for size in (1024, 0))
     assert whole.reasons.count("no second derivative") > 0
     assert [r == "no second derivative" for r in ends.reasons] == [r == "no second derivative" for r in whole.reasons]
+
+
+def test_a_smallest_eigenvalue_need_not_have_converged_for_its_sign_to_be_known(rng, monkeypatch):
+    """Where it is that of the penalty, many eigenvalues lie close by, and Lanczos is slow to part them."""
+    monkeypatch.setattr(certificate, "LANCZOS", 40)
+    monkeypatch.setattr(lanczos, "DENSE", 0)
+    model = MLP((40, 3), "tanh")
+    x, y = rng.standard_normal((200, 40)) * np.geomspace(1, 1e-2, 40), rng.integers(0, 3, 200)
+    objective = Objective(model, "cross_entropy", dataset(x, y, 3), l2=1e-2)
+    found = certified(objective, polish(objective, inits(model, 3)).params, rng, dense_params=0)
+    assert np.all(found.residuals > certificate.FLAT * found.largest)
+    assert found.labels == ("strict minimum",) * 3
+    np.testing.assert_allclose(found.smallest, 1e-2, rtol=1e-2)
 
 
 def test_labels_know_nothing_of_labels(rng):
