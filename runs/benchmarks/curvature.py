@@ -528,7 +528,7 @@ def flops(scene: Scene) -> float:
 
 def peak_flops() -> float:
     """Floating-point operations a second of a float64 matmul, by NumPy or JAX, whichever is faster."""
-    matrix = np.random.default_rng(0).standard_normal((matmul.SIZE, matmul.SIZE))
+    matrix = np.random.default_rng(0).standard_normal((matmul.SIZES["cpu"], matmul.SIZES["cpu"]))
     with jax.enable_x64(True):
         placed, compiled = jnp.asarray(matrix), jax.jit(jnp.matmul)
         compiled(placed, placed).block_until_ready()
@@ -541,7 +541,7 @@ def peak_flops() -> float:
                 began = time.perf_counter()
                 multiply()
                 times[name].append(time.perf_counter() - began)
-    return 2 * matmul.SIZE**3 / min(map(statistics.median, times.values()))
+    return 2 * matmul.SIZES["cpu"] ** 3 / min(map(statistics.median, times.values()))
 
 
 def check_extremes(scene: Scene, record: dict[str, Any], values: np.ndarray, vectors: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """How fast does wspace train a population: of what this machine can do, and beside what others use?
 
-    python runs/benchmarks/engine.py [--workloads ..] [--contenders ..] [--rounds 5] [--torch-python PATH] [--write]
+    python runs/benchmarks/engine.py [--workloads ..] [--contenders ..] [--rounds 5] [--torch-python PATH] [--gpu] [--write]
 
 Net-steps per second (optimizer steps x networks) and the share of the machine's matmul peak, on four workloads; how it
 is measured is in README.md. The exit code is 1 when a contender did not train as the others did, not when a target is
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tables
-from teams import ALL, CONTENDERS, PEAK, Row, measure
+from teams import ALL, CONTENDERS, GPU, PEAK, Row, measure
 from workloads import TOY, WORKLOADS, Workload
 
+GPU_NETWORKS = 16  # times as many networks on a GPU
 LOSS_BAND = 0.25  # a final loss may differ from the median by this share of the fall from log(number of classes)
 
 # Workload -> share of the matmul peak, and how many times the best setting of each peer, that wspace has to reach.
@@ -67,11 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write where asked."""
     args = _arguments(argv)
     workloads = [TOY] if args.quick else [WORKLOADS[name] for name in args.workloads]
+    if args.gpu:
+        workloads = [dataclasses.replace(w, num_seeds=GPU_NETWORKS * w.num_seeds) for w in workloads]
     rounds, seconds = (min(args.rounds, 2), 0.0) if args.quick else (args.rounds, args.seconds)
     record: dict[str, Any] = {**tables.environment(), "rounds": rounds, "seconds": seconds, "workloads": []}
     for workload in workloads:
         before = os.getloadavg()[0]
-        rows = measure(workload, args.contenders, rounds, seconds, args.torch_python)
+        rows = measure(workload, args.contenders, rounds, seconds, args.torch_python, args.gpu)
         record["workloads"].append(summary(workload, rows) | {"load_average_before": before})
         print(markdown(record["workloads"][-1]), end="\n\n", flush=True)
     if args.out:
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{tables.heading(record)}; medians of {rounds} rounds.",
             *(markdown(workload) for workload in record["workloads"]),
         ]
-        tables.show("engine", "\n\n".join(parts))
+        tables.show("engine-gpu" if args.gpu else "engine", "\n\n".join(parts))
     strays = [f"{w['name']}: {stray}" for w in record["workloads"] for stray in w["strays"]]
     for stray in strays:
         print(stray, file=sys.stderr)
@@ -90,27 +93,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def summary(workload: Workload, rows: list[Row]) -> dict[str, Any]:
     """Everything measured on a workload, as JSON."""
-    peaks = peak(rows)
     trained = [row for row in rows if row.contender != PEAK]
-    ours = {row.variant: row for row in trained if row.contender == "wspace"}
+    mode = GPU if any(row.mode == GPU for row in trained) else ALL
+    peaks = {mode: peak(rows, mode), ALL: peak(rows)}
+    ours = {row.variant: row for row in trained if row.contender == "wspace" and row.mode == mode}
     return {
         **dataclasses.asdict(workload),
         "name": workload.name,
         "num_steps": workload.num_steps,
         "flops_per_net_step": workload.flops,
-        "peak_flops": statistics.median(peaks),
+        "peak_flops": statistics.median(peaks[mode]),
         "rows": [
             dataclasses.asdict(row)
             | {
                 "losses": [loss if math.isfinite(loss) else None for loss in row.losses],
                 "rate": median(row.rates),
-                "share_of_peak": median(share_of_peak(row, workload.flops, peaks)),
+                "share_of_peak": median(share_of_peak(row, workload.flops, peaks.get(row.mode, peaks[ALL]))),
                 "wspace_is_times_as_fast": median(ratios(ours[row.variant], row)) if ours else None,
             }
             for row in trained
         ],
         "yardstick": [dataclasses.asdict(row) for row in rows if row.contender == PEAK],
-        "verdicts": [verdict._asdict() for verdict in judge(workload, rows)],
+        "verdicts": [verdict._asdict() for verdict in judge(workload, rows)] if mode == ALL else [],
         "strays": strays(workload, trained),
     }
 
@@ -154,9 +158,10 @@ def strays(workload: Workload, rows: list[Row]) -> list[str]:
     ]
 
 
-def peak(rows: list[Row]) -> list[float]:
+def peak(rows: list[Row], mode: str = ALL) -> list[float]:
     """FLOP/s of the fastest library's matmul, in each round."""
-    return [max(rates) for rates in zip(*(row.rates for row in rows if row.contender == PEAK), strict=True)]
+    yardsticks = [row.rates for row in rows if row.contender == PEAK and row.mode == mode]
+    return [max(rates) for rates in zip(*yardsticks, strict=True)]
 
 
 def share_of_peak(row: Row, flops: int, peaks: list[float]) -> list[float]:
@@ -217,6 +222,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="the contenders take turns so many times (default 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of training in a turn, at least (default 1)")
     parser.add_argument("--torch-python", default=sys.executable, metavar="PATH", help="the Python that has PyTorch")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, and wspace beside it on the cores; no targets")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything that was measured as JSON")
     parser.add_argument("--write", action="store_true", help="show the results in README.md")
     parser.add_argument("--quick", action="store_true", help="a toy workload for a moment: does everything run?")

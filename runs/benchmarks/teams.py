@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tables
 from workloads import Workload
 
-ALL, ONE, EACH = "all cores", "1 thread", "1 process per core"
+ALL, ONE, EACH, GPU = "all cores", "1 thread", "1 process per core", "GPU"
 PEAK = "matmul"
 PAUSE_SECONDS = 0.3  # before a turn: the thread pools of the one before fall asleep
 
@@ -42,6 +42,14 @@ CONTENDERS = {
     "jax-loop": Contender("jax_loop", (ALL, EACH), ("own",)),
 }
 YARDSTICK = Contender("matmul", (ALL,), ("numpy", "jax"))
+
+ON_GPU = {  # the same programs where there is a GPU, and wspace on the cores beside it
+    "wspace": Contender("wspace_engine", (ALL, GPU), ("own",)),
+    "torch-vmap": Contender("torch_vmap", (GPU,), ("own",)),
+    "torch-loop": Contender("torch_loop", (GPU,), ("own",)),
+    "jax-loop": Contender("jax_loop", (GPU,), ("own",)),
+}
+YARDSTICK_GPU = Contender("matmul", (ALL, GPU), ("jax",))
 
 
 @dataclasses.dataclass
@@ -79,7 +87,9 @@ class Team:
         self.row, self.python = row, python
         cores = tables.num_cores() if row.mode == EACH else 1
         share = dataclasses.replace(workload, num_seeds=max(1, workload.num_seeds // cores))
-        job = {"contender": module, "variant": row.variant, "workload": dataclasses.asdict(share)}
+        platform = "gpu" if row.mode == GPU else "cpu"
+        work = dataclasses.asdict(share)
+        job = {"contender": module, "variant": row.variant, "platform": platform, "workload": work}
         environment = {**os.environ, **_environment(row)}
         self.processes = [
             subprocess.Popen(
@@ -130,11 +140,14 @@ class Team:
         raise SystemExit(f"{self.row.name}: failed with exit code {process.wait()}; what it said is above")
 
 
-def measure(workload: Workload, names: list[str], rounds: int, seconds: float, torch_python: str) -> list[Row]:
-    """Every setting of the yardstick and of the contenders, one after another, `rounds` times."""
+def measure(
+    workload: Workload, names: list[str], rounds: int, seconds: float, torch_python: str, gpu: bool = False
+) -> list[Row]:
+    """Every setting of the yardstick and of the contenders, one after another, `rounds` times; `gpu`: those of ON_GPU."""
+    known, yardstick = (ON_GPU, YARDSTICK_GPU) if gpu else (CONTENDERS, YARDSTICK)
     with contextlib.ExitStack() as stack:
         teams = []
-        for name, contender in {PEAK: YARDSTICK, **{name: CONTENDERS[name] for name in names}}.items():
+        for name, contender in {PEAK: yardstick, **{name: known[name] for name in names if name in known}}.items():
             python = torch_python if name.startswith("torch") else sys.executable
             for mode in contender.modes:
                 for variant in contender.variants:
@@ -150,7 +163,13 @@ def measure(workload: Workload, names: list[str], rounds: int, seconds: float, t
 
 
 def _environment(row: Row) -> dict[str, str]:
-    """JAX on the CPU, for wspace with one device per core; one thread where the mode says so."""
+    """JAX on the CPU, for wspace with one device per core, one thread where the mode says so; or on the GPU.
+
+    There it takes no more memory than it needs, and multiplies in float32 as the others do.
+    """
+    if row.mode == GPU:
+        precision = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+        return {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **precision}
     devices = tables.num_cores() if row.contender == "wspace" else 1
     variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     threads = () if row.mode == ALL else ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -1,6 +1,6 @@
 """One contender in a process of its own: prepares, says so on stdout, then trains a round per line on stdin.
 
-    python worker.py '{"contender": .., "variant": .., "core": .., "workload": {..}}'
+    python worker.py '{"contender": .., "variant": .., "platform": .., "core": .., "workload": {..}}'
 
 It runs under whichever Python has the contender's library, so it needs NumPy and nothing of wspace.
 """
@@ -35,7 +35,7 @@ def main() -> None:
         print(json.dumps({"missing": error.name, "python": sys.executable}), file=channel)
         return
     began = time.perf_counter()
-    turn = contender.prepare(workload, *workload.examples(), job["variant"])
+    turn = contender.prepare(workload, *workload.examples(), job["variant"], job["platform"])
     turn(0)
     print(json.dumps({"first_s": time.perf_counter() - began, "versions": versions()}), file=channel)
     for index, line in enumerate(sys.stdin):

@@ -10,7 +10,7 @@ import optax
 from workloads import LEARNING_RATE, Workload
 
 
-def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
+def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str, platform: str = "cpu"):
     """A turn trains one network."""
     inputs, labels = jnp.asarray(x), jnp.asarray(y)
     optimizer = optax.adam(LEARNING_RATE)

@@ -1,4 +1,4 @@
-"""The yardstick: a float32 matmul of 2048 x 2048 on all cores, by the library that `variant` names."""
+"""The yardstick: a float32 matmul on all cores or a GPU, by the library that `variant` names."""
 
 import time
 
@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from workloads import Workload
 
-SIZE, REPEATS = 2048, 9
+SIZES, REPEATS = {"cpu": 2048, "gpu": 8192}, 9
 
 
-def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
-    """A turn is the median of REPEATS matmuls, of 2 SIZE^3 FLOP each; its loss means nothing."""
-    matrix = np.random.default_rng(0).standard_normal((SIZE, SIZE), dtype=np.float32)
+def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str, platform: str = "cpu"):
+    """A turn is the median of REPEATS matmuls, of 2 size^3 FLOP each; its loss means nothing."""
+    size = SIZES[platform]
+    matrix = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     if variant == "numpy":
         out = np.empty_like(matrix)
         multiply = lambda: np.matmul(matrix, matrix, out=out)  # noqa: E731
@@ -26,6 +27,6 @@ def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
             began = time.perf_counter()
             multiply()
             times.append(time.perf_counter() - began)
-        return 2 * SIZE**3, float(np.median(times)), 0.0
+        return 2 * size**3, float(np.median(times)), 0.0
 
     return turn

@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 from workloads import LEARNING_RATE, Workload
 
 
-def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
+def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str, platform: str = "cpu"):
     """A turn trains one network."""
     warnings.filterwarnings("ignore", category=ConvergenceWarning)  # it stops after `epochs` because it is told to
 

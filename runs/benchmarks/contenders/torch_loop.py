@@ -9,6 +9,14 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn.functional import cross_entropy  # pyright: ignore[reportMissingImports]
 from workloads import LEARNING_RATE, Workload
 
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def wait(tensor: torch.Tensor) -> None:
+    """Until a GPU has done what it was told."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
 
 def network(sizes: tuple[int, ...]) -> nn.Module:
     """Linear layers with ReLU between them, Glorot init."""
@@ -20,20 +28,22 @@ def network(sizes: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
+def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str, platform: str = "cpu"):
     """A turn trains one network."""
-    inputs, labels = torch.from_numpy(x), torch.from_numpy(y).long()
+    inputs, labels = torch.from_numpy(x).to(DEVICES[platform]), torch.from_numpy(y).long().to(DEVICES[platform])
 
     def turn(seed: int) -> tuple[int, float, float]:
         torch.manual_seed(seed)
-        net = network(workload.sizes)
+        net = network(workload.sizes).to(inputs.device)
         optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
+        wait(inputs)
         began = time.perf_counter()
         for _ in range(workload.epochs):
-            for batch in torch.randperm(len(inputs)).split(workload.batch_size):
+            for batch in torch.randperm(len(inputs), device=inputs.device).split(workload.batch_size):
                 optimizer.zero_grad()
                 cross_entropy(net(inputs[batch]), labels[batch]).backward()
                 optimizer.step()
+        wait(inputs)
         seconds = time.perf_counter() - began
         with torch.no_grad():
             return workload.num_steps, seconds, cross_entropy(net(inputs), labels).item()

@@ -14,7 +14,7 @@ from wspace.program import Arrays
 from wspace.spec import DataSpec
 
 
-def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str):
+def prepare(workload: Workload, x: np.ndarray, y: np.ndarray, variant: str, platform: str = "cpu"):
     """A turn trains the population."""
     spec = specs.parse(
         {
