@@ -33,7 +33,8 @@ def test_a_run_records_where_its_numbers_come_from(record, spec):
     assert record["loss"] == "cross_entropy"
     assert record["task"] == "classification"
     assert record["num_params"] == (4 + 1) * 5 + (5 + 1) * 3
-    assert record["data"] == {"name": "iris", "num_train": 120, "num_test": 30, "num_features": 4, "num_outputs": 3}
+    shapes = {"num_features": 4, "input_shape": [4], "num_outputs": 3}
+    assert record["data"] == {"name": "iris", "num_train": 120, "num_test": 30, **shapes}
     assert record["created"].endswith("+00:00")
 
 

@@ -8,14 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wspace.models import MLP
+    from wspace.models import MLP, ConvNet
     from wspace.run import Run, open_run
     from wspace.spec import Spec
     from wspace.tree import stack_params
 
-__all__ = ["MLP", "Run", "Spec", "open_run", "stack_params"]
+__all__ = ["MLP", "ConvNet", "Run", "Spec", "open_run", "stack_params"]
 
-_HOMES = {"MLP": "models", "Run": "run", "Spec": "spec", "open_run": "run", "stack_params": "tree"}
+_HOMES = {
+    "MLP": "models", "ConvNet": "models", "Run": "run", "Spec": "spec", "open_run": "run", "stack_params": "tree",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

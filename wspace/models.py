@@ -1,10 +1,11 @@
 """Networks as plain pytrees: a frozen record of the architecture with pure `init`, `apply`, `activations`.
 
-A layer's params are a dict `{"weight": (fan_in, fan_out), "bias": (fan_out,)}`; column j of the weight holds what
-unit j of the layer receives. A network's params are the tuple of its layers.
+A layer's params are a dict `{"weight": (..., sender, unit), "bias": (unit,)}`; the last axis of the weight runs over the
+layer's units, the one before it over the units of the layer below. A network's params are the tuple of its layers.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from wspace.errors import SpecError
 from wspace.spec import ModelSpec
 from wspace.symmetry import Axis, Symmetry, Units
 from wspace.tree import AnyArray, Params
 
 Activation = Literal["relu", "tanh", "gelu", "identity"]
 InitKind = Literal["he", "glorot", "lecun"]
+Pooling = Literal["max", "mean"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -25,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "identity": lambda x: x,
 }
+ODD, HOMOGENEOUS = ("tanh", "identity"), ("relu", "identity")  # phi(-z) = -phi(z); phi(s z) = s phi(z) for s > 0
 
 
 @runtime_checkable
@@ -44,8 +48,29 @@ class Network(Model, Protocol):
         """Draw params."""
         ...
 
-    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
-        """What every layer hands on, outputs last."""
+    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "..."], ...]:
+        """What every layer hands on, outputs last: (*batch, unit), or (*batch, height, width, unit)."""
+        ...
+
+
+@runtime_checkable
+class Layered(Network, Protocol):
+    """What analyses of single units need: the layers one by one.
+
+    z_l = receive(l, h_{l-1}), h_l = hand_on(l, z_l), beginning with x in the place of h_{-1}.
+    """
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with params, the outputs included."""
+        ...
+
+    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """What a layer's units receive from what the layer below hands on: affine in h, and in the params."""
+        ...
+
+    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """What a layer hands on of what its units receive: non-linearity and pooling; of the outputs all."""
         ...
 
 
@@ -76,8 +101,35 @@ class Symmetric(Network, Protocol):
         ...
 
 
+class _Layers(Layered, Protocol):
+    """A network told by its layers: all else follows from `num_layers`, `receive` and `hand_on`."""
+
+    def apply(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch output"]:
+        """Outputs for a batch of inputs."""
+        return self.activations(params, x)[-1]
+
+    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "..."], ...]:
+        """(h_1, .., h_{L-1}, outputs): what each layer hands on."""
+        return self._from(params, 0, self.receive(params, 0, x))
+
+    def first(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "..."]:
+        """What the first layer's units receive."""
+        return self.receive(params, 0, x)
+
+    def rest(self, params: Params, z: Float[AnyArray, "..."]) -> Float[Array, "*batch output"]:
+        """Outputs from what the first layer's units receive."""
+        return self._from(params, 0, z)[-1]
+
+    def _from(self, params: Params, layer: int, z: AnyArray) -> tuple[Array, ...]:
+        """What each layer from this one on hands on."""
+        found = [self.hand_on(layer, z)]
+        for above in range(layer + 1, self.num_layers):
+            found.append(self.hand_on(above, self.receive(params, above, found[-1])))
+        return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True)
-class MLP:
+class MLP(_Layers):
     """Fully connected network: h_0 = x, h_l = phi(h_{l-1} W_l + b_l), outputs = h_{L-1} W_L + b_L.
 
     Attributes:
@@ -96,40 +148,33 @@ class MLP:
     def __post_init__(self):
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise ValueError(f"sizes = {self.sizes}: at least inputs and outputs, each of 1 or more, are expected")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation = {self.activation!r} is not one of {list(ACTIVATIONS)}")
+        _check_activation(self.activation)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with params, the outputs included."""
+        return len(self.sizes) - 1
+
+    @property
+    def outline(self) -> str:
+        """Units of every layer, for people: 64 → 32 → 10."""
+        return " → ".join(map(str, self.sizes))
 
     def init(self, key: PRNGKeyArray, scale: float | Float[Array, ""] = 1.0) -> Params:
         """Gaussian weights of standard deviation `scale` x that of `init_kind`; zero biases; JAX's default float."""
-        keys = jax.random.split(key, len(self.sizes) - 1)
+        keys = jax.random.split(key, self.num_layers)
+        shapes = zip(self.sizes, self.sizes[1:], strict=False)
         return tuple(
-            self._init_layer(k, fan_in, fan_out, scale)
-            for k, fan_in, fan_out in zip(keys, self.sizes, self.sizes[1:], strict=False)
+            _init_layer(k, shape, scale, self.init_kind, self.bias) for k, shape in zip(keys, shapes, strict=True)
         )
 
-    def apply(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch output"]:
-        """Outputs for a batch of inputs."""
-        return self.activations(params, x)[-1]
+    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """h W_l + b_l."""
+        return _plus_bias(jnp.asarray(h) @ params[layer]["weight"], params[layer])
 
-    def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "*batch _"], ...]:
-        """(h_1, .., h_{L-1}, outputs): one array per layer, the hidden ones after the non-linearity."""
-        phi, h, layers = ACTIVATIONS[self.activation], jnp.asarray(x), []
-        for i, layer in enumerate(params):
-            h = self._affine(layer, h)
-            if i < len(params) - 1:
-                h = phi(h)
-            layers.append(h)
-        return tuple(layers)
-
-    def first(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch unit"]:
-        """x W_1 + b_1."""
-        return self._affine(params[0], jnp.asarray(x))
-
-    def rest(self, params: Params, z: Float[AnyArray, "*batch unit"]) -> Float[Array, "*batch output"]:
-        """Outputs from the first layer's pre-activations."""
-        for layer in params[1:]:
-            z = self._affine(layer, ACTIVATIONS[self.activation](jnp.asarray(z)))
-        return jnp.asarray(z)
+    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """phi(z); of the outputs z."""
+        return jnp.asarray(z) if layer == self.num_layers - 1 else ACTIVATIONS[self.activation](jnp.asarray(z))
 
     @property
     def symmetry(self) -> Symmetry:
@@ -137,23 +182,190 @@ class MLP:
 
         Deep linear networks have more, any invertible matrix between two layers, which is not declared here.
         """
-        sign, scale = self.activation in ("tanh", "identity"), self.activation in ("relu", "identity")
+        sign, scale = self.activation in ODD, self.activation in HOMOGENEOUS
+        return Symmetry(tuple(_units(i, num, self.bias, sign, scale) for i, num in enumerate(self.sizes[1:-1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNet(_Layers):
+    """Convolutional network: blocks of convolution, phi and pooling, then dense layers; the outputs are linear.
+
+    A block maps (height, width, sender) to (height // pool, width // pool, unit): convolution (in truth correlation, as
+    everywhere) with kernels of kernel x kernel, stride 1, zeros around the edges so that height and width stay, phi, and the
+    maximum or mean of windows of pool x pool; rows and columns that do not fill a window are left out. Its weight is
+    (kernel, kernel, sender, unit). The first dense layer sees every channel at every position that is left: its weight is
+    (position, channel, unit), positions row by row. LeCun et al. 1998 (10.1109/5.726791).
+
+    Attributes:
+        shape: height, width and channels of an input, which is given flat, in this order.
+        channels: units of each block; at least one.
+        hidden: units of the dense layers before the outputs.
+        num_outputs: outputs.
+        kernel: height and width of the kernels.
+        pool: height and width of a window; 1: no pooling.
+        pooling: max or mean.
+        activation, bias, init_kind: as in `MLP`; a convolution has fan_in = kernel^2 senders, fan_out = kernel^2 units.
+    """
+
+    shape: tuple[int, int, int]
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
+    num_outputs: int
+    kernel: int = 3
+    pool: int = 2
+    pooling: Pooling = "max"
+    activation: Activation = "relu"
+    bias: bool = True
+    init_kind: InitKind = "he"
+
+    def __post_init__(self):
+        sizes = (*self.shape, *self.channels, *self.hidden, self.num_outputs, self.kernel, self.pool)
+        if len(self.shape) != 3 or not self.channels or min(sizes) < 1:
+            raise ValueError(
+                f"{self}: an input of (height, width, channels), a block, and sizes of 1 or more are expected"
+            )
+        if 0 in self._sides(len(self.channels)):
+            raise ValueError(
+                f"{len(self.channels)} times pooling of {self.pool} x {self.pool} leaves nothing of inputs of "
+                f"{self.shape[0]} x {self.shape[1]}: fewer blocks, or smaller windows, are expected"
+            )
+        _check_activation(self.activation)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with params, the outputs included."""
+        return len(self.channels) + len(self.hidden) + 1
+
+    @property
+    def outline(self) -> str:
+        """Sizes of every layer, for people: 8 × 8 × 1 → 8 of 3 × 3, max of 2 × 2 → 10."""
+        size = lambda *sides: " × ".join(map(str, sides))  # noqa: E731
+        pooled = f", {self.pooling} of {size(self.pool, self.pool)}" if self.pool > 1 else ""
+        blocks = [f"{num} of {size(self.kernel, self.kernel)}{pooled}" for num in self.channels]
+        return " → ".join([size(*self.shape), *blocks, *map(str, (*self.hidden, self.num_outputs))])
+
+    def init(self, key: PRNGKeyArray, scale: float | Float[Array, ""] = 1.0) -> Params:
+        """Gaussian weights of standard deviation `scale` x that of `init_kind`; zero biases; JAX's default float."""
+        keys = jax.random.split(key, self.num_layers)
+        senders, shapes = self.shape[-1], []
+        for units in self.channels:
+            shapes.append((self.kernel, self.kernel, senders, units))
+            senders = units
+        lead = (math.prod(self._sides(len(self.channels))),)
+        for units in (*self.hidden, self.num_outputs):
+            shapes.append((*lead, senders, units))
+            lead, senders = (), units
+        return tuple(
+            _init_layer(k, shape, scale, self.init_kind, self.bias) for k, shape in zip(keys, shapes, strict=True)
+        )
+
+    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """Convolution of h with the kernels, or h W_l, plus b_l."""
+        h, weight, blocks = jnp.asarray(h), params[layer]["weight"], len(self.channels)
+        if layer == 0:
+            h = h.reshape(*h.shape[:-1], *self.shape)
+        if layer < blocks:
+            # A product of patches with kernels, because kernels are batched over seeds: XLA's own convolution takes five to
+            # thirteen times as long then on a CPU.
+            h = patches(h, self.kernel)
+        elif layer == blocks:
+            h = h.reshape(*h.shape[:-3], -1)
+        return _plus_bias(h @ weight.reshape(math.prod(weight.shape[:-1]), weight.shape[-1]), params[layer])
+
+    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """phi(z), pooled in a block; of the outputs z."""
+        if layer == self.num_layers - 1:
+            return jnp.asarray(z)
+        h = ACTIVATIONS[self.activation](jnp.asarray(z))
+        if layer >= len(self.channels) or self.pool == 1:
+            return h
+        reduce = jnp.max if self.pooling == "max" else jnp.mean
+        return reduce(windows(h, self.pool), axis=-2)
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """Permutations of every block's channels and every dense layer's units; signs and scales as those of `MLP`.
+
+        A maximum keeps positive scales and not signs.
+        """
+        scale = self.activation in HOMOGENEOUS
         layers = []
-        for i, num in enumerate(self.sizes[1:-1]):
-            receives = [Axis(f"{i}.weight", -1), *([Axis(f"{i}.bias", -1)] if self.bias else [])]
-            layers.append(Units(num, (*receives, Axis(f"{i + 1}.weight", -2, sends=True)), sign, scale))
+        for i, num in enumerate((*self.channels, *self.hidden)):
+            maximum = i < len(self.channels) and self.pool > 1 and self.pooling == "max"
+            layers.append(_units(i, num, self.bias, self.activation in ODD and not maximum, scale))
         return Symmetry(tuple(layers))
 
-    def _affine(self, layer: dict[str, AnyArray], h: AnyArray) -> Array:
-        z = jnp.asarray(h) @ layer["weight"]
-        return z + layer["bias"] if self.bias else z
-
-    def _init_layer(self, key: PRNGKeyArray, fan_in: int, fan_out: int, scale: float | Array) -> dict[str, Array]:
-        variance = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out), "lecun": 1 / fan_in}[self.init_kind]
-        weight = scale * variance**0.5 * jax.random.normal(key, (fan_in, fan_out))
-        return {"weight": weight, "bias": jnp.zeros(fan_out, weight.dtype)} if self.bias else {"weight": weight}
+    def _sides(self, blocks: int) -> tuple[int, int]:
+        """Height and width of what this many blocks hand on."""
+        height, width = self.shape[:2]
+        return height // self.pool**blocks, width // self.pool**blocks
 
 
-def from_spec(spec: ModelSpec, num_features: int, num_outputs: int) -> MLP:
-    """The model that a spec describes, for data of this many features and outputs."""
-    return MLP((num_features, *spec.hidden, num_outputs), spec.activation, spec.bias, spec.init)
+def patches(h: Float[Array, "*batch height width sender"], kernel: int) -> Float[Array, "*batch height width patch"]:
+    """What a kernel sees at every position, row by row, senders innermost; zeros beyond the edges.
+
+    The centre of an even kernel is its upper left one of four.
+    """
+    height, width = h.shape[-3:-1]
+    before = (kernel - 1) // 2
+    around = (before, kernel - 1 - before)
+    h = jnp.pad(h, [(0, 0)] * (h.ndim - 3) + [around, around, (0, 0)])
+    shifted = [h[..., i : i + height, j : j + width, :] for i in range(kernel) for j in range(kernel)]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def windows(h: Float[Array, "*batch height width unit"], pool: int) -> Float[Array, "*batch rows columns window unit"]:
+    """Windows of pool x pool without overlap, row by row; what does not fill one is left out."""
+    *batch, height, width, num = h.shape
+    rows, columns = height // pool, width // pool
+    cut = h[..., : rows * pool, : columns * pool, :].reshape(*batch, rows, pool, columns, pool, num)
+    return jnp.moveaxis(cut, -4, -3).reshape(*batch, rows, columns, pool * pool, num)
+
+
+def from_spec(spec: ModelSpec, input_shape: tuple[int, ...], num_outputs: int) -> MLP | ConvNet:
+    """The model that a spec describes, for inputs of this shape and this many outputs.
+
+    Raises:
+        SpecError: the inputs are no images, or too small for so much pooling.
+    """
+    if spec.kind == "mlp":
+        return MLP((math.prod(input_shape), *spec.hidden, num_outputs), spec.activation, spec.bias, spec.init)
+    if len(input_shape) not in (2, 3):
+        raise SpecError(
+            f"model.kind = 'convnet' needs inputs of (height, width) or (height, width, channels), those of the data have "
+            f"the shape {tuple(input_shape)}: use model.kind = 'mlp'"
+        )
+    height, width, senders = (*input_shape, 1)[:3]
+    try:
+        return ConvNet(
+            (height, width, senders), spec.channels, spec.hidden, num_outputs, spec.kernel, spec.pool, spec.pooling,
+            spec.activation, spec.bias, spec.init,
+        )  # fmt: skip
+    except ValueError as error:
+        raise SpecError(f"model: {error}") from error
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation = {activation!r} is not one of {list(ACTIVATIONS)}")
+
+
+def _plus_bias(z: Array, layer: dict[str, AnyArray]) -> Array:
+    return z + layer["bias"] if "bias" in layer else z
+
+
+def _init_layer(
+    key: PRNGKeyArray, shape: tuple[int, ...], scale: float | Array, kind: InitKind, bias: bool
+) -> dict[str, Array]:
+    *lead, senders, units = shape
+    kernel = math.prod(lead) if len(lead) == 2 else 1  # positions of a dense layer are senders of their own
+    fan_in, fan_out = math.prod(lead) * senders, kernel * units
+    variance = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out), "lecun": 1 / fan_in}[kind]
+    weight = scale * variance**0.5 * jax.random.normal(key, shape)
+    return {"weight": weight, "bias": jnp.zeros(units, weight.dtype)} if bias else {"weight": weight}
+
+
+def _units(layer: int, num: int, bias: bool, sign: bool, scale: bool) -> Units:
+    """A hidden layer's units: they receive on the last axis of their weight, and send on the last but one of the next."""
+    receives = [Axis(f"{layer}.weight", -1), *([Axis(f"{layer}.bias", -1)] if bias else [])]
+    return Units(num, (*receives, Axis(f"{layer + 1}.weight", -2, sends=True)), sign, scale)

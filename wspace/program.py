@@ -148,10 +148,12 @@ def plan(spec: Spec, data: Dataset, platform: str, width: int = 0) -> Plan:
             f"seeds.vary = 'order' with train.batch_size = {spec.train.batch_size}, all {num_train} examples: nothing "
             "would differ between seeds; smaller batches, or vary = 'init' or 'both', are expected"
         )
-    model = from_spec(spec.model, data.num_features, data.num_outputs)
+    model = from_spec(spec.model, data.input_shape, data.num_outputs)
     params = jax.eval_shape(model.init, jax.random.key(0))
     layout = tree.Layout.of(params)
-    values = (spec.train.batch_size or num_train) * sum(model.sizes)
+    example = jax.ShapeDtypeStruct((1, data.num_features), np.float32)
+    layers = jax.tree.leaves(jax.eval_shape(model.activations, params, example))
+    values = (spec.train.batch_size or num_train) * (data.num_features + sum(layer.size for layer in layers))
     width = width or spec.engine.block_width or block_width(layout.size, platform, values)
     recipe = Recipe(
         model=model,

@@ -36,6 +36,7 @@ def new_provenance(data: Dataset, plan: Plan) -> dict[str, Any]:
             "num_train": len(data.x_train),
             "num_test": len(data.x_test),
             "num_features": data.num_features,
+            "input_shape": list(data.input_shape),
             "num_outputs": data.num_outputs,
         },
         "sessions": [],

@@ -14,7 +14,7 @@ from wspace import data as datasets
 from wspace import program
 from wspace.data import Dataset
 from wspace.errors import StoreError
-from wspace.models import MLP, from_spec
+from wspace.models import MLP, ConvNet, from_spec
 from wspace.spec import Spec
 from wspace.store import Store
 from wspace.tree import Layout, Params
@@ -121,10 +121,11 @@ class Run:
         return data
 
     @cached_property
-    def model(self) -> MLP:
+    def model(self) -> MLP | ConvNet:
         """The network that was trained."""
         data = self.provenance["data"]
-        return from_spec(self.spec.model, data["num_features"], data["num_outputs"])
+        shape = data.get("input_shape", [data["num_features"]])  # older runs know no shape
+        return from_spec(self.spec.model, tuple(shape), data["num_outputs"])
 
     @property
     def task(self) -> Literal["classification", "regression"]:

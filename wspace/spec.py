@@ -80,10 +80,18 @@ class DataSpec(_Section, frozen=True):
 class ModelSpec(_Section, frozen=True):
     """The network's architecture and how its weights are drawn."""
 
-    kind: Literal["mlp"] = "mlp"
-    """mlp: a fully connected network."""
+    kind: Literal["mlp", "convnet"] = "mlp"
+    """mlp: a fully connected network. convnet: blocks of convolution, activation and pooling, then dense layers."""
     hidden: tuple[int, ...] = (32, 32)
-    """Units of each hidden layer; empty for a linear model."""
+    """Units of each hidden layer; empty for a linear model. convnet: of the dense layers between blocks and outputs."""
+    channels: tuple[int, ...] = ()
+    """convnet: units of each block; at least one block."""
+    kernel: int = 3
+    """convnet: height and width of the kernels."""
+    pool: int = 2
+    """convnet: height and width of a pooling window; 1: no pooling."""
+    pooling: Literal["max", "mean"] = "max"
+    """convnet: what a window hands on."""
     activation: Literal["relu", "tanh", "gelu", "identity"] = "relu"
     """Non-linearity of the hidden units; identity gives a deep linear network."""
     bias: bool = True
@@ -214,6 +222,10 @@ _OPTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("data", "noise", "name", ("xor", "spirals", "moons", "teacher")),
     ("data", "teacher_hidden", "name", ("teacher",)),
     ("data", "seed", "name", ("xor", "spirals", "moons", "teacher", "random_labels")),
+    ("model", "channels", "kind", ("convnet",)),
+    ("model", "kernel", "kind", ("convnet",)),
+    ("model", "pool", "kind", ("convnet",)),
+    ("model", "pooling", "kind", ("convnet",)),
     ("optimizer", "momentum", "name", ("momentum",)),
     ("optimizer", "beta1", "name", ("adam", "adamw")),
     ("optimizer", "beta2", "name", ("adam", "adamw")),
@@ -411,7 +423,11 @@ def _check(spec: Spec) -> None:
         )
     _check_data(spec.data)
     m, o, t, c, s = spec.model, spec.optimizer, spec.train, spec.checkpoints, spec.seeds
-    _require(all(w >= 1 for w in m.hidden), f"model.hidden = {list(m.hidden)}: every layer needs at least 1 unit")
+    for field, sizes in (("hidden", m.hidden), ("channels", m.channels)):
+        _require(all(w >= 1 for w in sizes), f"model.{field} = {list(sizes)}: every layer needs at least 1 unit")
+    _require(m.kind == "mlp" or len(m.channels) > 0, "model.kind = 'convnet' needs model.channels: at least one block")
+    for field in ("kernel", "pool"):
+        _range(f"model.{field}", getattr(m, field), 1, 2**10)
     _range("model.init_scale", m.init_scale, TINY, HUGE)
     _range("objective.l2", spec.objective.l2, 0, HUGE)
     _range("optimizer.learning_rate", o.learning_rate, TINY, HUGE)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wspace.models import ACTIVATIONS, MLP
+from wspace.models import Layered
 from wspace.tree import AnyArray, Params
 
 QUIET = 1e-12  # a unit whose variance is below this share of its mean square keeps its scale
@@ -27,7 +27,11 @@ def average(params: Params, weights: Float[AnyArray, "seed"] | None = None) -> P
 
 
 def repair(
-    model: MLP, merged: Params, params: Params, weights: Float[AnyArray, "seed"], x: Float[AnyArray, "example feature"]
+    model: Layered,
+    merged: Params,
+    params: Params,
+    weights: Float[AnyArray, "seed"],
+    x: Float[AnyArray, "example feature"],
 ) -> Params:
     """A merged network whose hidden units have, on x, the mean and the spread that its parents' units have on average.
 
@@ -37,40 +41,45 @@ def repair(
     REPAIR, Jordan et al. 2023 (2211.08403). Units that are constant on x keep their scale. Pure JAX, in `merged`'s dtype.
 
     Args:
-        model: an MLP with biases.
+        model: a network of layers with weights and biases; statistics of a channel are those of all positions.
         merged: one network.
         params: its aligned parents, leaves (seed, ...).
         weights: of the parents, (seed,), summing to 1.
         x: train inputs that the statistics are taken from, all of them.
 
     Raises:
-        ValueError: the model has no biases, or is not an MLP; or the weights are not one for each parent.
+        ValueError: the model is not told by its layers, or they have no biases; or the weights are not one for each parent.
     """
-    if not isinstance(model, MLP) or not model.bias:
-        raise ValueError(f"repair shifts pre-activations, which takes an MLP with biases; got {model}")
-    phi, num = ACTIVATIONS[model.activation], len(model.sizes) - 2
+    if not repairable(model, merged):
+        raise ValueError(f"repair shifts pre-activations, which takes a network of layers with biases; got {model}")
     x = jnp.asarray(x, jax.tree.leaves(merged)[0].dtype)  # integers would round the weights away
     if np.shape(weights) != (parents := jax.tree.leaves(params)[0].shape[:1]):
         raise ValueError(f"weights of shape {np.shape(weights)} for {parents[0]} parents: one for each is expected")
     targets = jax.vmap(lambda p: _statistics(model, p, x))(params)
     h, layers = jnp.asarray(x), list(merged)
-    for i in range(num):
+    for i in range(model.num_layers - 1):
         mean, std = (jnp.tensordot(jnp.asarray(weights, h.dtype), part[i], 1) for part in targets)
-        z = h @ layers[i]["weight"] + layers[i]["bias"]
-        now, spread = jnp.mean(z, axis=0), jnp.std(z, axis=0)
-        alive = jnp.square(spread) > QUIET * jnp.mean(jnp.square(z), axis=0)
+        z = model.receive(merged, i, h)
+        axes = tuple(range(z.ndim - 1))
+        now, spread = jnp.mean(z, axes), jnp.std(z, axes)
+        alive = jnp.square(spread) > QUIET * jnp.mean(jnp.square(z), axes)
         scale = jnp.where(alive, std / jnp.where(alive, spread, 1), 1)
         shift = mean - scale * now
         layers[i] = {"weight": layers[i]["weight"] * scale, "bias": layers[i]["bias"] * scale + shift}
-        h = phi(z * scale + shift)
+        h = model.hand_on(i, z * scale + shift)
     return tuple(layers)
+
+
+def repairable(model: object, params: Params) -> bool:
+    """Whether `repair` applies: hidden layers one by one, each with a bias to shift."""
+    return isinstance(model, Layered) and all("bias" in layer for layer in params[: model.num_layers - 1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Repaired:
     """The straight line with every point repaired, as `path` of `analysis.connectivity.along`."""
 
-    model: MLP
+    model: Layered
 
     def __call__(
         self, points: tuple[Params, Params], alpha: Float[Array, ""], x: Float[Array, "example feature"]
@@ -82,12 +91,13 @@ class Repaired:
         return repair(self.model, merged, parents, weights, x)
 
 
-def _statistics(model: MLP, params: Params, x: AnyArray) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Mean and standard deviation over examples of every hidden layer's pre-activations."""
-    phi, h, means, stds = ACTIVATIONS[model.activation], jnp.asarray(x), [], []
-    for layer in params[:-1]:
-        z = h @ layer["weight"] + layer["bias"]
-        means.append(jnp.mean(z, axis=0))
-        stds.append(jnp.std(z, axis=0))
-        h = phi(z)
+def _statistics(model: Layered, params: Params, x: AnyArray) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Mean and standard deviation of every hidden layer's pre-activations, over examples and positions."""
+    h, means, stds = jnp.asarray(x), [], []
+    for layer in range(model.num_layers - 1):
+        z = model.receive(params, layer, h)
+        axes = tuple(range(z.ndim - 1))
+        means.append(jnp.mean(z, axes))
+        stds.append(jnp.std(z, axes))
+        h = model.hand_on(layer, z)
     return tuple(means), tuple(stds)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from analysis.alignment.activations import match_activations
 from analysis.alignment.all_pairs import PairMatches, cycle_error, match_pairs, transitivity_loss
 from analysis.alignment.matching import Match, match_weights
-from analysis.alignment.merging import Repaired
+from analysis.alignment.merging import Repaired, repairable
 from analysis.alignment.nulls import Recovery, planted, random_relabelling, scrambled
 from analysis.alignment.population import (
     Alignment,
@@ -30,7 +30,7 @@ from analysis.projection.components import fix_signs
 from analysis.statistics import Estimate, median
 from wspace.data import Dataset
 from wspace.errors import SymmetryError
-from wspace.models import MLP, Network
+from wspace.models import Network
 from wspace.objective import LossKind
 from wspace.symmetry import Symmetry, act, balance, check
 from wspace.tree import Layout, Params, digest, pick
@@ -288,7 +288,6 @@ def _barriers(
     model: Any, symmetry: Symmetry, kind: LossKind, params: Params, relabelled: Params, matches: PairMatches,
     data: Dataset, l2: float, path: Path | None, seeds: str, progress: Callable[[str], None],
 ) -> dict[str, dict[str, PairBarriers]]:  # fmt: skip
-    repairable = isinstance(model, MLP) and model.bias
 
     def routes(i: int) -> dict[str, Callable[[int], Route]]:
         a = pick(params, i)
@@ -300,7 +299,7 @@ def _barriers(
             "random": lambda j: ((a, pick(relabelled, j)), straight),
             "weights": lambda j: ((a, aligned(j)), straight),
         }
-        if repairable:
+        if repairable(model, a):
             ways["repaired"] = lambda j: ((a, aligned(j)), Repaired(model))
         return ways | {
             "activations": lambda j: ((a, act(symmetry, by_activations[j - i - 1], pick(params, j))), straight)

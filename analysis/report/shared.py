@@ -70,7 +70,7 @@ def trajectories(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 def labelled(run: Run, theta: np.ndarray, tell: Tell) -> dict[str, np.ndarray]:
     """The first converged seeds' trajectories as trained, and moved as a whole by what aligns their ends to the medoid."""
     ways = {"raw": theta}
-    if run.spec.model.hidden and not all_equal(run.params()):
+    if run.model.symmetry.layers and not all_equal(run.params()):
         element = alignment_study(run, tell).population.element[: len(theta)]
         ways["aligned"] = act_on_theta(run.model.symmetry, run.layout, element, theta)
     return ways
@@ -82,7 +82,7 @@ def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[s
     With hidden units the ways are those of `Study.barriers`; without, `raw` alone.
     """
     (ids, params), barriers = converged_params(run), None
-    if run.spec.model.hidden:
+    if run.model.symmetry.layers:
         result = alignment_study(run, tell)
         rows, barriers = result.rows, result.barriers
     else:
@@ -119,7 +119,7 @@ def _evaluated(run: Run, tell: Tell) -> dict[str, Surface]:
     names, params = [f"seed {seed}" for seed in ids], run.params(ids)
     some = [pick(params, i) for i in range(3)]
     threes = {"raw": some}
-    if run.spec.model.hidden:
+    if run.model.symmetry.layers:
         symmetry, rest = run.model.symmetry, jax.tree.map(lambda leaf: np.asarray(leaf)[1:], params)
         match = match_weights(symmetry, some[0], rest, rng=np.random.default_rng(0), num_restarts=NUM_RESTARTS)
         moved = act(symmetry, match.element, rest)

@@ -27,7 +27,7 @@ FOUND = 0.95  # share of units that a planted relabelling must give back to coun
 
 def needs(run: Run) -> str | None:
     """Two restarts, and hidden units to relabel."""
-    if not run.spec.model.hidden:
+    if not run.model.symmetry.layers:
         return "This model has no hidden units, so there is nothing to relabel: equal functions have equal weights."
     return two_converged(run)
 

@@ -76,7 +76,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "them is by its gradient and its Hessian."
         + (
             " Certified minima are told apart by their weights"
-            + (", modulo permutations, signs and scales of hidden units," if run.spec.model.hidden else "")
+            + (", modulo permutations, signs and scales of hidden units," if run.model.symmetry.layers else "")
             + " and by what they compute on the train examples."
             if several
             else ""

@@ -67,7 +67,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     paths = _paths(run, params, rng, tell)
     findings = _findings(barriers, every, unit, rng, ids) | _path_findings(paths, unit, rng)
     findings["population"] = finding(int(run.converged().sum()), n=int(run.converged().sum()))
-    hidden = bool(run.spec.model.hidden)
+    hidden = bool(run.model.symmetry.layers)
     return Content(
         findings=findings,
         headline=_headline(findings),
@@ -117,7 +117,7 @@ def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Pa
     members = np.array(list(itertools.combinations(range(num), 2)))
     a, b = (jax.tree.map(lambda leaf, k=k: np.asarray(leaf)[members[:, k]], params) for k in (0, 1))
     ends = {"straight": b}
-    if run.spec.model.hidden:
+    if run.model.symmetry.layers:
         matches = alignment_study(run, tell).matches
         moved = [act(run.model.symmetry, matches.element[i, j], pick(params, j)) for i, j in members.tolist()]
         ends["aligned"] = jax.tree.map(lambda *leaves: np.stack(leaves), *moved)

@@ -50,7 +50,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             f"{name}_samples": finding(len(found.excess), n=found.share.n),
         }
     findings["tolerance"] = finding(max(float(v.tolerance.max()) for v in results.values())) | {"unit": unit}
-    hidden = bool(run.spec.model.hidden)
+    hidden = bool(run.model.symmetry.layers)
     return Content(
         findings=findings,
         headline=_headline(results, hidden),
@@ -94,7 +94,7 @@ def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> tuple
     results = {"segments_raw": segments(barriers["raw"]["train_objective"], rng=rng, unit=unit)}
     num = len(barriers["raw"]["train_objective"].chord)
     populations = {"raw": params}
-    if run.spec.model.hidden:
+    if run.model.symmetry.layers:
         study = alignment_study(run, tell)
         norms = np.sqrt(np.diag(study.matches.raw))
         equal = study.geometry["aligned"].distance <= EQUAL * np.add.outer(norms, norms)
@@ -116,7 +116,7 @@ def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> tuple
                 run.model, run.loss_kind, stack, run.data, num_triples=wanted, rng=np.random.default_rng(seed), l2=l2,
                 path=run.path / "convexity" / way, progress=tell,
             )  # fmt: skip
-    if run.spec.model.hidden:
+    if run.model.symmetry.layers:
         results["control"] = last_layer_control(
             run.model, run.loss_kind, params, run.data,
             num_pairs=min(num * (num - 1), int(np.clip(LINE_FLOPS // each, 4, MOST_CONTROLS))),

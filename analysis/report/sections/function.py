@@ -164,7 +164,7 @@ def _weights(
     """Distance in weight space, raw and aligned, against distance in function."""
     theta = np.concatenate([np.asarray(leaf).reshape(len(ids), -1) for leaf in jax.tree.leaves(params)], axis=1)
     rows = {"raw": (distances(theta, theta, rng=rng).end, np.arange(len(ids)))}
-    if run.spec.model.hidden and not all_equal(params):
+    if run.model.symmetry.layers and not all_equal(params):
         study = alignment_study(run, tell)
         kept = study.rows[study.rows < len(ids)]
         rows["aligned"] = (study.geometry["aligned"].distance[: len(kept), : len(kept)], kept)

@@ -117,7 +117,7 @@ def _says(run: Run, line: Line, identical: bool, agrees: bool, score: str):
             f"The lowest {word} on the line is {{train_{key}_lowest}} on the train and {{test_{key}_lowest}} on the test "
             "examples."
         )
-    if not run.spec.model.hidden:
+    if not run.model.symmetry.layers:
         yield (
             "This model has no hidden layer: its loss is convex in the weights, so a violation could only be an error. "
             "Here the line is a check of the method."

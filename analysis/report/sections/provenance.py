@@ -24,7 +24,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "dtype": finding(str(p.get("dtype", "not recorded"))),
         "block_width": finding(int(p["block_width"])),
         "num_params": finding(int(run.layout.size)),
-        "layers": finding(" → ".join(str(size) for size in run.model.sizes)),
+        "layers": finding(run.model.outline),
         "data": finding(str(data.get("name", run.spec.data.name))),
         "data_hash": finding(str(p["data_hash"])),
         "spec": finding(specs.to_toml(run.spec)),

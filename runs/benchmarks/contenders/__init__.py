@@ -1,7 +1,7 @@
 """Who is measured, one file each.
 
-Every module has `prepare(workload, x, y, variant, platform) -> turn`, where `turn(seed) -> (amount, seconds, loss)` trains one
-network, or the whole population, from a new start for `workload.num_steps` steps:
+Every module has `prepare(workload, x, y, variant, platform) -> turn`, where `turn(seed) -> (amount, seconds, loss)`
+trains one network, or the whole population, from a new start for `workload.num_steps` steps:
 
     amount   steps x networks that were taken
     seconds  what they took; drawing the starting points and measuring the final loss are not in it

@@ -5,7 +5,7 @@ from small_networks import draw, outputs, pick, repeat, theta
 
 from analysis.alignment import Repaired, average, repair
 from analysis.connectivity import LOSSES, along, straight, straight_line
-from wspace import MLP
+from wspace import MLP, ConvNet
 from wspace.data import Dataset
 
 PHI = {"relu": lambda z: np.maximum(z, 0), "tanh": np.tanh, "identity": lambda z: z}
@@ -75,6 +75,20 @@ def test_repair_gives_every_unit_the_mean_and_spread_of_its_parents(rng, activat
         ratio = got[layer]["weight"] / merged[layer]["weight"]
         np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0], ratio.shape), rtol=1e-9)
         assert np.all(ratio > 0)
+
+
+def test_channels_have_the_statistics_of_all_examples_and_positions(x64, rng):
+    model, x = ConvNet((6, 6, 1), (3, 4), (5,), 2), rng.standard_normal((30, 36))
+    params, weights = draw(model, rng, (3,)), np.array([0.2, 0.5, 0.3])
+    got = repaired(model, average(params, weights), params, weights, x)
+    received = lambda p: [model.receive(p, i, h) for i, h in enumerate((x, *model.activations(p, x)[:-2]))]  # noqa: E731
+    parents = [received(pick(params, i)) for i in range(3)]
+    for layer, z in enumerate(received(got)):
+        assert z.shape[-1] == (3, 4, 5)[layer]
+        for moment in (np.mean, np.std):
+            of = lambda z: moment(np.asarray(z).reshape(-1, z.shape[-1]), axis=0)  # noqa: E731, B023
+            expected = sum(w * of(own[layer]) for w, own in zip(weights, parents, strict=True))
+            np.testing.assert_allclose(of(z), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_repair_changes_nothing_where_all_parents_are_the_same(rng):
@@ -158,5 +172,5 @@ def test_a_straight_line_between_is_the_straight_line(rng):
 def test_a_model_without_biases_cannot_be_repaired(rng):
     model = MLP((3, 5, 2), bias=False)
     params = draw(model, rng, (2,))
-    with pytest.raises(ValueError, match="takes an MLP with biases; got MLP"):
+    with pytest.raises(ValueError, match="takes a network of layers with biases; got MLP"):
         repair(model, average(params), params, np.full(2, 0.5), rng.standard_normal((9, 3)))
