@@ -9,7 +9,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wspace import MLP, ConvNet, symmetry
+from wspace import MLP, ConvNet, objective, symmetry
 from wspace.errors import SpecError
 from wspace.models import Layered, Model, Split, from_spec, patches, windows
 from wspace.spec import ModelSpec
@@ -287,3 +287,18 @@ def test_models_are_made_of_specs_and_shapes_of_inputs():
         from_spec(convnet, (60,), 2)
     with pytest.raises(SpecError, match="leaves nothing of inputs of 2 x 2"):
         from_spec(convnet, (2, 2), 2)
+
+
+def test_values_of_an_example_are_those_of_patches_as_well(rng):
+    model, x = SMALL, rng.standard_normal((1, 60)).astype(np.float32)
+    params, total, h = random_params(model, rng), x.size, x
+    for layer in range(model.num_layers):
+        z = model.receive(params, layer, h)
+        if layer < len(model.channels):
+            senders = model.shape if layer == 0 else h.shape[1:]
+            total += patches(jnp.asarray(h).reshape(1, *senders), model.kernel).size + z.size
+        h = model.hand_on(layer, z)
+        total += h.size
+    assert model.num_values == total
+    assert objective.values_per_example(model, params, (60,)) == total
+    assert objective.values_per_example(MLP((4, 3, 2)), MLP((4, 3, 2)).init(jax.random.key(0)), (4,)) == 9

@@ -283,6 +283,16 @@ class ConvNet(_Layers):
         return reduce(windows(h, self.pool), axis=-2)
 
     @property
+    def num_values(self) -> int:
+        """Floats that are held for one example: the input, what every layer receives and hands on, and a block's patches."""
+        total, senders = math.prod(self.shape), self.shape[-1]
+        for block, units in enumerate(self.channels):
+            positions, left = math.prod(self._sides(block)), math.prod(self._sides(block + 1))
+            total += positions * (self.kernel**2 * senders + units) + left * units
+            senders = units
+        return total + sum(self.hidden) + self.num_outputs
+
+    @property
     def symmetry(self) -> Symmetry:
         """Permutations of every block's channels and every dense layer's units; signs and scales as those of `MLP`.
 

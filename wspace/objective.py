@@ -152,11 +152,19 @@ def evaluate(
 
 def chunk_examples(model: Model, params: Params, shape: tuple[int, ...], width: int) -> int:
     """Examples at a time, of shape (examples, *features), that keep `width` networks' activations in CHUNK_VALUES."""
-    num_examples, *features = shape
+    return min(shape[0], max(1, CHUNK_VALUES // (width * values_per_example(model, params, shape[1:]))))
+
+
+def values_per_example(model: Model, params: Params, features: tuple[int, ...]) -> int:
+    """Floats that a network holds for one example of shape `features`: inputs and activations.
+
+    A model whose layers hold more than they hand on says so itself, by `num_values`.
+    """
+    if (known := getattr(model, "num_values", None)) is not None:
+        return known
     layers = getattr(model, "activations", model.apply)  # a foreign model may not show its layers
     outputs = jax.tree.leaves(jax.eval_shape(layers, params, jax.ShapeDtypeStruct((1, *features), jnp.float32)))
-    values = math.prod(features) + sum(output.size for output in outputs)
-    return min(num_examples, max(1, CHUNK_VALUES // (width * values)))
+    return math.prod(features) + sum(output.size for output in outputs)
 
 
 def cache_compiled(make: Callable[..., Compiled]) -> Callable[..., Compiled]:

@@ -23,7 +23,7 @@ LOSSES = ("train_loss", "test_loss", "train_objective")
 TOLERANCE = 1e-10  # of the largest loss on the line; float64 rounding of a mean loss stays far below
 REFINEMENTS, POINTS = 2, 9  # each narrows the bracket around a maximum (POINTS - 1) / 2 times
 WIDTH = 11  # positions that one compiled program takes, so that lines of any number of points share it
-BATCH_VALUES = 4_000_000  # params held at once along the line
+BATCH_VALUES = 4_000_000  # params, and activations, held at once along the line
 
 Path = Callable[[tuple[Any, ...], Any, Any], Params]
 
@@ -159,7 +159,8 @@ def evaluator(
         ValueError: when called, if a loss is not finite.
     """
     size = tree.Layout.of(points[0]).size
-    batch = min(num, max(1, BATCH_VALUES // size))
+    held = len(data.x_train) * objective.values_per_example(model, points[0], data.x_train.shape[1:])
+    batch = min(num, max(1, BATCH_VALUES // max(size, held)))
     chunk = objective.chunk_examples(model, points[0], data.x_train.shape, batch)
     program = _compiled(model, kind, data.task, chunk, batch, path)
     wide = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(leaf.dtype, np.floating) else np.asarray(leaf)  # noqa: E731

@@ -238,13 +238,9 @@ class Population:
     def _width(self, values: int, alone: bool) -> int:
         cpu = jax.default_backend() == "cpu"
         params = self.layout.unravel(self.theta[0])
-        layers = getattr(self.objective.model, "activations", self.objective.model.apply)
-        x = self.objective.examples[0]
-        chunk = self.objective.chunk(params)
-        outputs = jax.tree.leaves(
-            jax.eval_shape(layers, params, jax.ShapeDtypeStruct((chunk, *x.shape[1:]), jnp.float32))
-        )
-        each = sum(output.size for output in outputs) + values + self.layout.size
+        features = self.objective.examples[0].shape[1:]
+        held = objectives.values_per_example(self.objective.model, params, features)
+        each = self.objective.chunk(params) * held + values + self.layout.size
         fitting = BLOCK_VALUES["cpu" if cpu else "accelerator"] // each
         even = -(-len(self.theta) // num_cores()) if cpu and not alone else len(self.theta)
         wanted = max(LEAST_WIDTH, 1 << (even - 1).bit_length())  # few widths: each is a compilation
