@@ -1,5 +1,6 @@
 import importlib.metadata
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -28,6 +29,14 @@ def test_compiled_programs_compute_right_numbers_here(quick):
     assert any("131073 rows" in check.name for check in checks)
     assert any("1048577 rows" in check.name for check in checks) == (not quick)
     assert all(check.tolerance < 2e-3 for check in checks), "a tolerance that would let 0.8 % pass checks nothing"
+
+
+def test_products_are_asked_for_in_full_float32(monkeypatch):
+    asked, compiled = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f: asked.append(jax.config.jax_default_matmul_precision) or compiled(f))
+    doctor.check_numbers(quick=True)
+    assert len(asked) > 5
+    assert set(asked) == {"highest"}, "accelerators multiply in less by default, and would be called wrong"
 
 
 def test_wrong_numbers_fail_the_checks_that_they_touch(monkeypatch):

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tables
-from teams import ALL, CONTENDERS, GPU, PEAK, Row, measure
+from teams import ALL, CONTENDERS, GPU, GPU_NETWORKS, PEAK, Row, measure
 from workloads import TOY, WORKLOADS, Workload
 
-GPU_NETWORKS = 16  # times as many networks on a GPU
 LOSS_BAND = 0.25  # a final loss may differ from the median by this share of the fall from log(number of classes)
 
 # Workload -> share of the matmul peak, and how many times the best setting of each peer, that wspace has to reach.

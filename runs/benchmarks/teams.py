@@ -17,6 +17,7 @@ from workloads import Workload
 
 ALL, ONE, EACH, GPU = "all cores", "1 thread", "1 process per core", "GPU"
 PEAK = "matmul"
+GPU_NETWORKS = 16  # times as many networks on a GPU as on cores
 PAUSE_SECONDS = 0.3  # before a turn: the thread pools of the one before fall asleep
 
 
@@ -145,13 +146,15 @@ def measure(
 ) -> list[Row]:
     """Every setting of the yardstick and of the contenders, one after another, `rounds` times; `gpu`: those of ON_GPU."""
     known, yardstick = (ON_GPU, YARDSTICK_GPU) if gpu else (CONTENDERS, YARDSTICK)
+    fewer = dataclasses.replace(workload, num_seeds=max(1, workload.num_seeds // GPU_NETWORKS)) if gpu else workload
     with contextlib.ExitStack() as stack:
         teams = []
         for name, contender in {PEAK: yardstick, **{name: known[name] for name in names if name in known}}.items():
             python = torch_python if name.startswith("torch") else sys.executable
             for mode in contender.modes:
                 for variant in contender.variants:
-                    team = Team(Row(name, mode, variant), contender.module, workload, python)
+                    networks = workload if mode == GPU else fewer
+                    team = Team(Row(name, mode, variant), contender.module, networks, python)
                     teams.append(stack.enter_context(team))
                     team.prepare()
         for number in range(rounds):
