@@ -33,7 +33,12 @@ def test_compiled_programs_compute_right_numbers_here(quick):
 
 def test_products_are_asked_for_in_full_float32(monkeypatch):
     asked, compiled = [], jax.jit
-    monkeypatch.setattr(jax, "jit", lambda f: asked.append(jax.config.jax_default_matmul_precision) or compiled(f))
+
+    def recorded(function):
+        asked.append(jax.config.jax_default_matmul_precision)  # pyright: ignore[reportAttributeAccessIssue]
+        return compiled(function)
+
+    monkeypatch.setattr(jax, "jit", recorded)
     doctor.check_numbers(quick=True)
     assert len(asked) > 5
     assert set(asked) == {"highest"}, "accelerators multiply in less by default, and would be called wrong"

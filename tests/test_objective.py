@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from wspace import MLP, objective, tree
+from wspace import MLP, ConvNet, objective, tree
 from wspace.data import load
 from wspace.spec import DataSpec
 
@@ -142,3 +142,14 @@ def test_chunks_bound_the_activations_held_at_once():
     chunk = objective.chunk_examples(model, params, (8000, 784), 4)
     assert 1 <= chunk < 8000
     assert chunk * 4 * (784 + 512 + 512 + 10) <= objective.CHUNK_VALUES
+
+
+def test_the_work_of_an_example_is_what_is_multiplied_or_moved():
+    shapes = lambda model: jax.eval_shape(model.init, jax.random.key(0))  # noqa: E731
+    mlp, convnet = MLP((64, 32, 32, 10)), ConvNet((8, 8, 1), (8, 16), (), 10)
+    multiplied = 2 * (64 * 32 + 32 * 32 + 32 * 10)
+    assert objective.work_per_example(mlp, shapes(mlp), (64,)) == pytest.approx(multiplied, rel=0.05)
+    multiplied = 2 * (64 * 9 * 8 + 16 * 72 * 16 + 64 * 10)
+    moved = objective.VALUE_FLOPS * convnet.num_values
+    assert moved > 2 * multiplied
+    assert objective.work_per_example(convnet, shapes(convnet), (64,)) == moved

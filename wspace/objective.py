@@ -25,6 +25,7 @@ METRICS = {
     "classification": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_accuracy", "test_accuracy"),
     "regression": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_r2", "test_r2"),
 }
+VALUE_FLOPS = 40.0
 CHUNK_VALUES = 4_000_000  # activations held at once while a population is measured: 16 MB of float32 a layer
 
 
@@ -165,6 +166,17 @@ def values_per_example(model: Model, params: Params, features: tuple[int, ...]) 
     layers = getattr(model, "activations", model.apply)  # a foreign model may not show its layers
     outputs = jax.tree.leaves(jax.eval_shape(layers, params, jax.ShapeDtypeStruct((1, *features), jnp.float32)))
     return math.prod(features) + sum(output.size for output in outputs)
+
+
+def work_per_example(model: Model, params: Params, features: tuple[int, ...]) -> float:
+    """What a forward pass takes for one example of shape `features`, in floating-point operations: max(F, VALUE_FLOPS V).
+
+    F operations as XLA counts them, twice the weights for a fully connected network; V values that are held for the example,
+    each of which takes as long as VALUE_FLOPS operations where more is moved than multiplied.
+    """
+    example = jax.ShapeDtypeStruct((1, *features), jnp.float32)
+    cost = jax.jit(model.apply).lower(params, example).cost_analysis() or {}
+    return max(cost.get("flops", 0.0), VALUE_FLOPS * values_per_example(model, params, features))
 
 
 def cache_compiled(make: Callable[..., Compiled]) -> Callable[..., Compiled]:

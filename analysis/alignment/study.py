@@ -31,7 +31,7 @@ from analysis.statistics import Estimate, median
 from wspace.data import Dataset
 from wspace.errors import SymmetryError
 from wspace.models import Network
-from wspace.objective import LossKind
+from wspace.objective import LossKind, work_per_example
 from wspace.symmetry import Symmetry, act, balance, check
 from wspace.tree import Layout, Params, digest, pick
 
@@ -146,9 +146,8 @@ def study(
         raise ValueError("the symmetry has no hidden units: there is nothing to relabel")
     first = pick(params, 0)
     check(model, symmetry, first, data.x_train)
-    rows = np.arange(
-        min(num, num_seeds or affordable_seeds(Layout.of(first).size, len(data.x_train) + len(data.x_test)))
-    )
+    work = work_per_example(model, first, data.x_train.shape[1:]) * (len(data.x_train) + len(data.x_test))
+    rows = np.arange(min(num, num_seeds or affordable_seeds(work)))
     some, some_init = (
         None if p is None else jax.tree.map(lambda leaf: np.asarray(leaf)[rows], p) for p in (params, init)
     )
@@ -212,9 +211,13 @@ def study(
     )
 
 
-def affordable_seeds(num_params: int, num_examples: int) -> int:
-    """Seeds whose pairs' barriers cost at most LINE_FLOPS, five lines a pair; from FEWEST_SEEDS to MOST_SEEDS."""
-    pairs = LINE_FLOPS / (5 * EVALUATIONS * 2.0 * num_params * num_examples)
+def affordable_seeds(work: float) -> int:
+    """Seeds whose pairs' barriers cost at most LINE_FLOPS, five lines a pair; from FEWEST_SEEDS to MOST_SEEDS.
+
+    Args:
+        work: what a forward pass of one network on all examples takes, in floating-point operations.
+    """
+    pairs = LINE_FLOPS / (5 * EVALUATIONS * work)
     return int(np.clip((1 + np.sqrt(1 + 8 * pairs)) // 2, FEWEST_SEEDS, MOST_SEEDS))
 
 

@@ -12,6 +12,7 @@ from analysis.alignment.study import NUM_RESTARTS, Study, affordable_seeds, stud
 from analysis.connectivity import PairBarriers, barrier_matrices
 from analysis.landscape import Surface, common_reach, evaluate, grid, plane_through
 from analysis.report.section import Tell
+from wspace.objective import work_per_example
 from wspace.run import Run
 from wspace.symmetry import act, act_on_theta
 from wspace.tree import Params, pick
@@ -86,7 +87,7 @@ def population_barriers(run: Run, tell: Tell) -> tuple[list[int], Params, dict[s
         result = alignment_study(run, tell)
         rows, barriers = result.rows, result.barriers
     else:
-        rows = np.arange(min(len(ids), affordable_seeds(run.layout.size, len(run.data.x_train) + len(run.data.x_test))))
+        rows = np.arange(min(len(ids), affordable_seeds(forward_flops(run))))
     some = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params)
     if barriers is None:
         l2, path = run.spec.objective.l2, run.path / "barriers"
@@ -105,10 +106,16 @@ def restart_surfaces(run: Run, tell: Tell) -> dict[str, Surface]:
     return _surfaces[run]
 
 
+def forward_flops(run: Run, num_examples: int | None = None) -> float:
+    """What a forward pass of one network takes, on all examples of train and test or on this many."""
+    num = len(run.data.x_train) + len(run.data.x_test) if num_examples is None else num_examples
+    params = jax.eval_shape(run.model.init, jax.random.key(0))
+    return num * work_per_example(run.model, params, run.data.x_train.shape[1:])
+
+
 def plane_points(run: Run) -> int:
     """Points along each axis of a plane, odd, that cost at most PLANE_FLOPS."""
-    examples = len(run.data.x_train) + len(run.data.x_test)
-    points = int(np.sqrt(PLANE_FLOPS / (2.0 * run.layout.size * examples)))
+    points = int(np.sqrt(PLANE_FLOPS / forward_flops(run)))
     return int(np.clip(points - 1 + points % 2, FEWEST_POINTS, MOST_POINTS))
 
 

@@ -12,7 +12,7 @@ from analysis.figures.census import MOST_ROWS
 from analysis.landscape import Surface, common_reach, evaluate, grid, plane_through
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import converged_params, plane_points
+from analysis.report.shared import converged_params, forward_flops, plane_points
 from analysis.statistics import Estimate, binomial_share, median
 from analysis.training import metric_unit
 from wspace.run import Run
@@ -102,7 +102,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
 
 def affordable(run: Run, num: int) -> tuple[int, int, int]:
     """How many restarts are polished, and by how many steps of L-BFGS and of Newton at most, for POLISH_FLOPS each."""
-    each = 6.0 * run.layout.size * len(run.data.x_train) * STEP_EVALUATIONS
+    each = 3 * forward_flops(run, len(run.data.x_train)) * STEP_EVALUATIONS  # forward and backward
     seeds = int(np.clip(POLISH_FLOPS // (each * MOST_STEPS), min(num, FEWEST_SEEDS), num))
     hessian = 2 * each / STEP_EVALUATIONS * run.layout.size  # a product for every param
     return (

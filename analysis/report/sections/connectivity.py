@@ -14,7 +14,14 @@ from analysis.figures import connectivity as figures
 from analysis.figures import style
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
-from analysis.report.shared import EQUAL, alignment_study, all_equal, converged_params, population_barriers
+from analysis.report.shared import (
+    EQUAL,
+    alignment_study,
+    all_equal,
+    converged_params,
+    forward_flops,
+    population_barriers,
+)
 from analysis.statistics import Estimate, interval_seeds, median_over_pairs, pair_values
 from analysis.threads import in_threads
 from analysis.training import metric_unit
@@ -111,7 +118,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
 def _paths(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Paths:
     """Straight lines, raw and aligned, and fitted curves between all pairs of the first few seeds."""
     num_seeds, key = jax.tree.leaves(params)[0].shape[0], jax.random.key(int(rng.integers(2**31)))
-    each = fit_flops(run.layout.size)
+    each = fit_flops(run)
     allowed = (1 + np.sqrt(1 + 8 * CURVE_FLOPS / each)) // 2
     num = min(num_seeds, int(np.clip(allowed, FEWEST_CURVE_SEEDS, MOST_CURVE_SEEDS)))
     members = np.array(list(itertools.combinations(range(num), 2)))
@@ -148,9 +155,9 @@ def _norms(params: Params) -> np.ndarray:
     return np.sqrt(sum(np.square(np.float64(x)).reshape(len(x), -1).sum(axis=1) for x in jax.tree.leaves(params)))
 
 
-def fit_flops(num_params: int) -> float:
-    """What fitting one curve takes, forward and backward."""
-    return 6.0 * num_params * CURVE_STEPS * CURVE_BATCH * CURVE_POINTS
+def fit_flops(run: Run) -> float:
+    """What fitting one curve takes, forward and backward, which is as much as three times forward."""
+    return 3 * forward_flops(run, CURVE_STEPS * CURVE_BATCH * CURVE_POINTS)
 
 
 def _square(paths: Paths, values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,14 @@ from analysis.figures import style
 from analysis.figures.strips import Strip, strips
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, two_converged
-from analysis.report.shared import EQUAL, alignment_study, all_equal, converged_params, population_barriers
+from analysis.report.shared import (
+    EQUAL,
+    alignment_study,
+    all_equal,
+    converged_params,
+    forward_flops,
+    population_barriers,
+)
 from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.symmetry import act
@@ -106,7 +113,7 @@ def _measure(run: Run, rng: np.random.Generator, tell: Tell, unit: str) -> tuple
             results["segments_aligned"] = segments(aligned, rng=rng, unit=unit)
         if not coincide:
             populations["aligned"] = act(run.model.symmetry, study.universe.element, params)
-    each = 2.0 * run.layout.size * (len(run.data.x_train) + len(run.data.x_test)) * TRIPLE_EVALUATIONS
+    each = forward_flops(run) * TRIPLE_EVALUATIONS
     possible = num * (num - 1) * (num - 2) // 6
     wanted = min(possible, int(np.clip(TRIPLE_FLOPS // each, FEWEST_TRIPLES, MOST_TRIPLES)))
     seed = int(rng.integers(2**32))

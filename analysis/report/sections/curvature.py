@@ -25,17 +25,17 @@ from analysis.figures import curvature as figures
 from analysis.landscape import Surface, custom_plane, evaluate, grid
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import converged_params
+from analysis.report.shared import converged_params, forward_flops
 from analysis.statistics import Estimate, binomial_share, median
 from analysis.training import metric_unit
 from wspace.run import Run
 from wspace.tree import Params, pick
 
 # What the ends, the way there, and the layers may cost, each: about ten seconds; products with the Hessian that one network
-# takes there, about; what a product takes of flops for each param and example, and for each param beside that, for memory.
+# takes there, about; what a product takes: forward passes, and flops for each param beside that, for memory.
 PART_FLOPS = 4e11
 END_PRODUCTS, PATH_PRODUCTS, LAYER_PRODUCTS = 600, 120, 800
-EXAMPLE_FLOPS, PARAM_FLOPS = 12.0, 4000.0
+FORWARD_PASSES, PARAM_FLOPS = 6.0, 4000.0
 MOST_STEPS = 512  # of Lanczos
 MOST_SEEDS, MOST_PATH_SEEDS, MOST_PATH_CHECKPOINTS = 32, 8, 9
 NUM_PROBES, NUM_STEPS, NUM_SAMPLES = 2, 80, 32
@@ -133,7 +133,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
 def measure(run: Run, objective: Objective, params: Params, rng: np.random.Generator, tell: Tell) -> Measured:
     """Everything, for as many networks as PART_FLOPS allow, at least one."""
     num, size = jax.tree.leaves(params)[0].shape[0], run.layout.size
-    each = size * (EXAMPLE_FLOPS * len(objective.examples[0]) + PARAM_FLOPS)
+    each = FORWARD_PASSES * forward_flops(run, len(run.data.x_train)) + PARAM_FLOPS * size
     first = lambda k: jax.tree.map(lambda leaf: np.asarray(leaf)[:k], params)  # noqa: E731
     say = lambda what: lambda done, of: tell(f"{what}: {done} of {of} networks")  # noqa: E731
     seeds = int(np.clip(PART_FLOPS // (each * END_PRODUCTS), 1, min(num, MOST_SEEDS)))

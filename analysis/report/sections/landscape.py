@@ -10,7 +10,7 @@ from analysis.landscape import Surface, slices
 from analysis.landscape.slices import Slices
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import PLANES, restart_surfaces
+from analysis.report.shared import PLANES, forward_flops, restart_surfaces
 from analysis.statistics import Estimate
 from analysis.training import metric_unit
 from wspace.run import Run
@@ -65,8 +65,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
 
 
 def _slices(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> Slices:
-    examples = len(run.data.x_train) + len(run.data.x_test)
-    each = 2.0 * run.layout.size * examples * NUM_POSITIONS * NUM_DIRECTIONS
+    each = forward_flops(run) * NUM_POSITIONS * NUM_DIRECTIONS
     num = int(np.clip(SLICES_FLOPS // each, 3, MOST_SEEDS))
     some = jax.tree.map(lambda leaf: np.asarray(leaf)[:num], params)
     return slices(

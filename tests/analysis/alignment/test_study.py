@@ -100,9 +100,9 @@ def test_rows_on_disk_give_the_same_study_without_computing_lines_again(rng, dat
 
 def test_num_seeds_and_the_cost_decide_how_many_are_compared(rng, data):
     assert len(run(population(rng, 6), data, rng, num_seeds=3).rows) == 3
-    assert affordable_seeds(3000, 2000) == studies.MOST_SEEDS
-    assert affordable_seeds(10**9, 10**6) == studies.FEWEST_SEEDS
-    sizes = [affordable_seeds(10**k, 10**4) for k in range(2, 10)]
+    assert affordable_seeds(2 * 3000 * 2000) == studies.MOST_SEEDS
+    assert affordable_seeds(2e15) == studies.FEWEST_SEEDS
+    sizes = [affordable_seeds(2 * 10**k * 10**4) for k in range(2, 10)]
     assert sizes == sorted(sizes, reverse=True)
 
 
