@@ -137,8 +137,8 @@ SMALL = ConvNet((6, 5, 2), (3, 4), (7,), 2)
 CONVNETS = [
     SMALL,
     ConvNet((6, 5, 2), (3, 4), (), 2, pooling="mean", activation="gelu"),
-    ConvNet((5, 4, 1), (3,), (4, 3), 2, kernel=4, pool=3, activation="tanh", bias=False),
-    ConvNet((3, 3, 1), (2, 3), (), 1, kernel=5, pool=1, activation="tanh"),
+    ConvNet((5, 4, 1), (3,), (4, 3), 2, kernel=4, pool_size=3, activation="tanh", bias=False),
+    ConvNet((3, 3, 1), (2, 3), (), 1, kernel=5, pool_size=1, activation="tanh"),
     ConvNet((4, 4, 3), (2,), (3,), 2, kernel=1, pooling="mean", activation="identity"),
 ]
 names = lambda model: f"{model.outline}, {model.activation}"  # noqa: E731
@@ -158,7 +158,7 @@ def plain_block(model, layer, h):
         for sender in range(h.shape[-1]):
             z[..., unit] += scipy.signal.correlate2d(padded[..., sender], layer["weight"][..., sender, unit], "valid")
         z[..., unit] += layer["bias"][unit] if model.bias else 0
-    h, pool = REFERENCE[model.activation](z), model.pool
+    h, pool = REFERENCE[model.activation](z), model.pool_size
     return np.array(
         [
             [
@@ -215,6 +215,8 @@ def test_networks_are_told_by_their_layers(rng, model):
     x = h
     for layer, expected in enumerate(model.activations(params, x)):
         z = model.receive(params, layer, h)
+        np.testing.assert_array_equal(model.rest(params, z, layer), model.apply(params, x))
+        assert model.incoming(layer, h).shape[-1] == np.prod(params[layer]["weight"].shape[:-1])
         assert z.shape[-1] == params[layer]["weight"].shape[-1]
         h = model.hand_on(layer, z)
         np.testing.assert_array_equal(h, expected)

@@ -297,7 +297,7 @@ def test_networks_of_any_depth_are_accepted(hidden):
 def test_options_that_would_do_nothing_are_refused(option):
     section, field, chooser, applies = option
     value = {"path": "x", "dataset": "x", "teacher_hidden": [3], "warmup_steps": 5, "num_examples": 5, "version": 5}
-    value |= {"channels": [3], "kernel": 5, "pool": 5, "pooling": "mean"}
+    value |= {"channels": [3], "kernel": 5, "pool_size": 5, "pooling": "mean"}
     value = value.get(field, 5 if section == "data" and field != "noise" else 0.5)
     choices = get_args(get_type_hints(type(getattr(specs.Spec(), section)))[chooser])
     for name in choices:

@@ -57,12 +57,17 @@ class Network(Model, Protocol):
 class Layered(Network, Protocol):
     """What analyses of single units need: the layers one by one.
 
-    z_l = receive(l, h_{l-1}), h_l = hand_on(l, z_l), beginning with x in the place of h_{-1}.
+    z_l = receive(l, h_{l-1}) = incoming(l, h_{l-1}) W_l + b_l, h_l = hand_on(l, z_l) = pool(l, phi(z_l)), beginning with x
+    in the place of h_{-1}; W_l is the weight as a matrix, (fan_in, unit).
     """
 
     @property
     def num_layers(self) -> int:
         """Layers with params, the outputs included."""
+        ...
+
+    def incoming(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """What the weights of each of a layer's units multiply, of what the layer below hands on: (..., fan_in)."""
         ...
 
     def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
@@ -71,6 +76,14 @@ class Layered(Network, Protocol):
 
     def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
         """What a layer hands on of what its units receive: non-linearity and pooling; of the outputs all."""
+        ...
+
+    def pool(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """The pooling of a layer alone; where there is none, h."""
+        ...
+
+    def rest(self, params: Params, z: Float[AnyArray, "..."], layer: int = 0) -> Float[Array, "*batch output"]:
+        """Outputs from what a layer's units receive."""
         ...
 
 
@@ -102,11 +115,25 @@ class Symmetric(Network, Protocol):
 
 
 class _Layers(Layered, Protocol):
-    """A network told by its layers: all else follows from `num_layers`, `receive` and `hand_on`."""
+    """A network told by its layers: all else follows from `num_layers`, `incoming`, `pool` and the activation."""
+
+    activation: Activation
 
     def apply(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> Float[Array, "*batch output"]:
         """Outputs for a batch of inputs."""
         return self.activations(params, x)[-1]
+
+    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """incoming(l, h) W_l + b_l."""
+        own = params[layer]
+        z = self.incoming(layer, h) @ as_matrix(own["weight"])
+        return z + own["bias"] if "bias" in own else z
+
+    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """pool(phi(z)); of the outputs z."""
+        if layer == self.num_layers - 1:
+            return jnp.asarray(z)
+        return self.pool(layer, ACTIVATIONS[self.activation](jnp.asarray(z)))
 
     def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "..."], ...]:
         """(h_1, .., h_{L-1}, outputs): what each layer hands on."""
@@ -116,9 +143,9 @@ class _Layers(Layered, Protocol):
         """What the first layer's units receive."""
         return self.receive(params, 0, x)
 
-    def rest(self, params: Params, z: Float[AnyArray, "..."]) -> Float[Array, "*batch output"]:
-        """Outputs from what the first layer's units receive."""
-        return self._from(params, 0, z)[-1]
+    def rest(self, params: Params, z: Float[AnyArray, "..."], layer: int = 0) -> Float[Array, "*batch output"]:
+        """Outputs from what a layer's units receive."""
+        return self._from(params, layer, z)[-1]
 
     def _from(self, params: Params, layer: int, z: AnyArray) -> tuple[Array, ...]:
         """What each layer from this one on hands on."""
@@ -168,13 +195,13 @@ class MLP(_Layers):
             _init_layer(k, shape, scale, self.init_kind, self.bias) for k, shape in zip(keys, shapes, strict=True)
         )
 
-    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-        """h W_l + b_l."""
-        return _plus_bias(jnp.asarray(h) @ params[layer]["weight"], params[layer])
+    def incoming(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """h."""
+        return jnp.asarray(h)
 
-    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-        """phi(z); of the outputs z."""
-        return jnp.asarray(z) if layer == self.num_layers - 1 else ACTIVATIONS[self.activation](jnp.asarray(z))
+    def pool(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """h."""
+        return jnp.asarray(h)
 
     @property
     def symmetry(self) -> Symmetry:
@@ -190,11 +217,11 @@ class MLP(_Layers):
 class ConvNet(_Layers):
     """Convolutional network: blocks of convolution, phi and pooling, then dense layers; the outputs are linear.
 
-    A block maps (height, width, sender) to (height // pool, width // pool, unit): convolution (in truth correlation, as
-    everywhere) with kernels of kernel x kernel, stride 1, zeros around the edges so that height and width stay, phi, and the
-    maximum or mean of windows of pool x pool; rows and columns that do not fill a window are left out. Its weight is
-    (kernel, kernel, sender, unit). The first dense layer sees every channel at every position that is left: its weight is
-    (position, channel, unit), positions row by row. LeCun et al. 1998 (10.1109/5.726791).
+    A block maps (height, width, sender) to (height // pool_size, width // pool_size, unit): convolution (in truth
+    correlation, as everywhere) with kernels of kernel x kernel, stride 1, zeros around the edges so that height and width
+    stay, phi, and the maximum or mean of windows of pool_size x pool_size; rows and columns that do not fill a window are
+    left out. Its weight is (kernel, kernel, sender, unit). The first dense layer sees every channel at every position that
+    is left: its weight is (position, channel, unit), positions row by row. LeCun et al. 1998 (10.1109/5.726791).
 
     Attributes:
         shape: height, width and channels of an input, which is given flat, in this order.
@@ -202,7 +229,7 @@ class ConvNet(_Layers):
         hidden: units of the dense layers before the outputs.
         num_outputs: outputs.
         kernel: height and width of the kernels.
-        pool: height and width of a window; 1: no pooling.
+        pool_size: height and width of a window; 1: no pooling.
         pooling: max or mean.
         activation, bias, init_kind: as in `MLP`; a convolution has fan_in = kernel^2 senders, fan_out = kernel^2 units.
     """
@@ -212,21 +239,21 @@ class ConvNet(_Layers):
     hidden: tuple[int, ...]
     num_outputs: int
     kernel: int = 3
-    pool: int = 2
+    pool_size: int = 2
     pooling: Pooling = "max"
     activation: Activation = "relu"
     bias: bool = True
     init_kind: InitKind = "he"
 
     def __post_init__(self):
-        sizes = (*self.shape, *self.channels, *self.hidden, self.num_outputs, self.kernel, self.pool)
+        sizes = (*self.shape, *self.channels, *self.hidden, self.num_outputs, self.kernel, self.pool_size)
         if len(self.shape) != 3 or not self.channels or min(sizes) < 1:
             raise ValueError(
                 f"{self}: an input of (height, width, channels), a block, and sizes of 1 or more are expected"
             )
         if 0 in self._sides(len(self.channels)):
             raise ValueError(
-                f"{len(self.channels)} times pooling of {self.pool} x {self.pool} leaves nothing of inputs of "
+                f"{len(self.channels)} times pooling of {self.pool_size} x {self.pool_size} leaves nothing of inputs of "
                 f"{self.shape[0]} x {self.shape[1]}: fewer blocks, or smaller windows, are expected"
             )
         _check_activation(self.activation)
@@ -240,7 +267,7 @@ class ConvNet(_Layers):
     def outline(self) -> str:
         """Sizes of every layer, for people: 8 × 8 × 1 → 8 of 3 × 3, max of 2 × 2 → 10."""
         size = lambda *sides: " × ".join(map(str, sides))  # noqa: E731
-        pooled = f", {self.pooling} of {size(self.pool, self.pool)}" if self.pool > 1 else ""
+        pooled = f", {self.pooling} of {size(self.pool_size, self.pool_size)}" if self.pool_size > 1 else ""
         blocks = [f"{num} of {size(self.kernel, self.kernel)}{pooled}" for num in self.channels]
         return " → ".join([size(*self.shape), *blocks, *map(str, (*self.hidden, self.num_outputs))])
 
@@ -259,28 +286,24 @@ class ConvNet(_Layers):
             _init_layer(k, shape, scale, self.init_kind, self.bias) for k, shape in zip(keys, shapes, strict=True)
         )
 
-    def receive(self, params: Params, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-        """Convolution of h with the kernels, or h W_l, plus b_l."""
-        h, weight, blocks = jnp.asarray(h), params[layer]["weight"], len(self.channels)
+    def incoming(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """Of a block the patches of h that its kernels see, of the first dense layer all of h in one row."""
+        h, blocks = jnp.asarray(h), len(self.channels)
         if layer == 0:
             h = h.reshape(*h.shape[:-1], *self.shape)
         if layer < blocks:
-            # A product of patches with kernels, because kernels are batched over seeds: XLA's own convolution takes five to
+            # Products of patches with kernels, because kernels are batched over seeds: XLA's own convolution takes five to
             # thirteen times as long then on a CPU.
-            h = patches(h, self.kernel)
-        elif layer == blocks:
-            h = h.reshape(*h.shape[:-3], -1)
-        return _plus_bias(h @ weight.reshape(math.prod(weight.shape[:-1]), weight.shape[-1]), params[layer])
+            return patches(h, self.kernel)
+        return h.reshape(*h.shape[:-3], -1) if layer == blocks else h
 
-    def hand_on(self, layer: int, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-        """phi(z), pooled in a block; of the outputs z."""
-        if layer == self.num_layers - 1:
-            return jnp.asarray(z)
-        h = ACTIVATIONS[self.activation](jnp.asarray(z))
-        if layer >= len(self.channels) or self.pool == 1:
+    def pool(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """Maximum or mean of every window of a block; elsewhere h."""
+        h = jnp.asarray(h)
+        if layer >= len(self.channels) or self.pool_size == 1:
             return h
         reduce = jnp.max if self.pooling == "max" else jnp.mean
-        return reduce(windows(h, self.pool), axis=-2)
+        return reduce(windows(h, self.pool_size), axis=-2)
 
     @property
     def num_values(self) -> int:
@@ -301,14 +324,14 @@ class ConvNet(_Layers):
         scale = self.activation in HOMOGENEOUS
         layers = []
         for i, num in enumerate((*self.channels, *self.hidden)):
-            maximum = i < len(self.channels) and self.pool > 1 and self.pooling == "max"
+            maximum = i < len(self.channels) and self.pool_size > 1 and self.pooling == "max"
             layers.append(_units(i, num, self.bias, self.activation in ODD and not maximum, scale))
         return Symmetry(tuple(layers))
 
     def _sides(self, blocks: int) -> tuple[int, int]:
         """Height and width of what this many blocks hand on."""
         height, width = self.shape[:2]
-        return height // self.pool**blocks, width // self.pool**blocks
+        return height // self.pool_size**blocks, width // self.pool_size**blocks
 
 
 def patches(h: Float[Array, "*batch height width sender"], kernel: int) -> Float[Array, "*batch height width patch"]:
@@ -332,6 +355,11 @@ def windows(h: Float[Array, "*batch height width unit"], pool: int) -> Float[Arr
     return jnp.moveaxis(cut, -4, -3).reshape(*batch, rows, columns, pool * pool, num)
 
 
+def as_matrix(weight: Float[AnyArray, "*rest sender unit"]) -> Float[AnyArray, "fan_in unit"]:
+    """A layer's weight as a matrix, one column a unit."""
+    return weight.reshape(math.prod(weight.shape[:-1]), weight.shape[-1])
+
+
 def from_spec(spec: ModelSpec, input_shape: tuple[int, ...], num_outputs: int) -> MLP | ConvNet:
     """The model that a spec describes, for inputs of this shape and this many outputs.
 
@@ -348,7 +376,7 @@ def from_spec(spec: ModelSpec, input_shape: tuple[int, ...], num_outputs: int) -
     height, width, senders = (*input_shape, 1)[:3]
     try:
         return ConvNet(
-            (height, width, senders), spec.channels, spec.hidden, num_outputs, spec.kernel, spec.pool, spec.pooling,
+            (height, width, senders), spec.channels, spec.hidden, num_outputs, spec.kernel, spec.pool_size, spec.pooling,
             spec.activation, spec.bias, spec.init,
         )  # fmt: skip
     except ValueError as error:
@@ -358,10 +386,6 @@ def from_spec(spec: ModelSpec, input_shape: tuple[int, ...], num_outputs: int) -
 def _check_activation(activation: str) -> None:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation = {activation!r} is not one of {list(ACTIVATIONS)}")
-
-
-def _plus_bias(z: Array, layer: dict[str, AnyArray]) -> Array:
-    return z + layer["bias"] if "bias" in layer else z
 
 
 def _init_layer(

@@ -88,7 +88,7 @@ class ModelSpec(_Section, frozen=True):
     """convnet: units of each block; at least one block."""
     kernel: int = 3
     """convnet: height and width of the kernels."""
-    pool: int = 2
+    pool_size: int = 2
     """convnet: height and width of a pooling window; 1: no pooling."""
     pooling: Literal["max", "mean"] = "max"
     """convnet: what a window hands on."""
@@ -224,7 +224,7 @@ _OPTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("data", "seed", "name", ("xor", "spirals", "moons", "teacher", "random_labels")),
     ("model", "channels", "kind", ("convnet",)),
     ("model", "kernel", "kind", ("convnet",)),
-    ("model", "pool", "kind", ("convnet",)),
+    ("model", "pool_size", "kind", ("convnet",)),
     ("model", "pooling", "kind", ("convnet",)),
     ("optimizer", "momentum", "name", ("momentum",)),
     ("optimizer", "beta1", "name", ("adam", "adamw")),
@@ -426,7 +426,7 @@ def _check(spec: Spec) -> None:
     for field, sizes in (("hidden", m.hidden), ("channels", m.channels)):
         _require(all(w >= 1 for w in sizes), f"model.{field} = {list(sizes)}: every layer needs at least 1 unit")
     _require(m.kind == "mlp" or len(m.channels) > 0, "model.kind = 'convnet' needs model.channels: at least one block")
-    for field in ("kernel", "pool"):
+    for field in ("kernel", "pool_size"):
         _range(f"model.{field}", getattr(m, field), 1, 2**10)
     _range("model.init_scale", m.init_scale, TINY, HUGE)
     _range("objective.l2", spec.objective.l2, 0, HUGE)
