@@ -78,6 +78,10 @@ class Layered(Network, Protocol):
         """What a layer hands on of what its units receive: non-linearity and pooling; of the outputs all."""
         ...
 
+    def phi(self, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """The non-linearity of hidden layers."""
+        ...
+
     def pool(self, layer: int, h: Float[AnyArray, "..."]) -> Float[Array, "..."]:
         """The pooling of a layer alone; where there is none, h."""
         ...
@@ -133,7 +137,11 @@ class _Layers(Layered, Protocol):
         """pool(phi(z)); of the outputs z."""
         if layer == self.num_layers - 1:
             return jnp.asarray(z)
-        return self.pool(layer, ACTIVATIONS[self.activation](jnp.asarray(z)))
+        return self.pool(layer, self.phi(z))
+
+    def phi(self, z: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        """The activation that the network is named for."""
+        return ACTIVATIONS[self.activation](jnp.asarray(z))
 
     def activations(self, params: Params, x: Float[AnyArray, "*batch feature"]) -> tuple[Float[Array, "..."], ...]:
         """(h_1, .., h_{L-1}, outputs): what each layer hands on."""
