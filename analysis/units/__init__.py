@@ -1,6 +1,8 @@
-"""What single weights and units mean: connection strength, templates, projections into the inputs."""
+"""What single weights and units mean: strength, templates, projections into the inputs, recurrence; no probabilities."""
 
+from analysis.units.probabilities import Calibration, WeightFacts, calibration, weight_facts
 from analysis.units.projections import Greatest, deconvolutions, gradient_images, greatest_inputs
+from analysis.units.recurrence import Recurrence, Types, recurrence, types
 from analysis.units.strength import (
     Agreement,
     UnitEffects,
@@ -14,19 +16,27 @@ from analysis.units.templates import Matches, TopInputs, matches, templates, top
 
 __all__ = [
     "Agreement",
+    "Calibration",
     "Greatest",
     "Matches",
+    "Recurrence",
     "TopInputs",
+    "Types",
     "UnitEffects",
     "WeightEffects",
+    "WeightFacts",
     "agreement",
+    "calibration",
     "deconvolutions",
     "gradient_images",
     "greatest_inputs",
     "matches",
+    "recurrence",
     "spearman",
     "templates",
     "top_inputs",
+    "types",
     "unit_effects",
     "weight_effects",
+    "weight_facts",
 ]

@@ -142,6 +142,6 @@ def test_what_cannot_be_projected_is_refused(rng):
         gradient_images(model, params, np.zeros((2, 1, 4)), layer=0)
     with pytest.raises(ValueError, match=r"layer = 2: one of 0 \.\. 1"):
         gradient_images(model, params, np.zeros((2, 1, 4)), layer=2)
-    for given in ({"radius": 0.0}, {"radius": 1.0, "num_starts": 0}):
+    for radius, num_starts in ((0.0, 4), (1.0, 0)):
         with pytest.raises(ValueError, match="a positive length and at least one"):
-            greatest_inputs(model, params, 4, layer=0, rng=rng, **given)
+            greatest_inputs(model, params, 4, layer=0, radius=radius, rng=rng, num_starts=num_starts)

@@ -154,7 +154,7 @@ def test_unrelated_numbers_have_no_rank_correlation(rng):
 
 def test_rank_correlations_are_scipys(rng):
     a, b = rng.integers(5, size=(3, 30)).astype(float), rng.standard_normal((3, 30))
-    expected = [scipy.stats.spearmanr(u, v)[0] for u, v in zip(a, b, strict=True)]
+    expected = np.array([scipy.stats.spearmanr(u, v)[0] for u, v in zip(a, b, strict=True)], float)
     np.testing.assert_allclose(spearman(a, b), expected, rtol=1e-12)
     np.testing.assert_array_equal(spearman(np.ones((1, 4)), b[:1, :4]), [np.nan])
 
