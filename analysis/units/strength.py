@@ -6,7 +6,7 @@ is what the weights multiply.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.stats import rankdata
 
-from analysis.statistics import Estimate, median
 from analysis.threads import in_threads
 from wspace.models import Layered, as_matrix
 from wspace.objective import LossKind, cache_compiled, example_loss
@@ -27,12 +26,12 @@ TOP = 0.1  # share of the weights that are called large
 
 @dataclasses.dataclass(frozen=True)
 class WeightEffects:
-    """What each weight of one layer does, in every network.
+    """What each weight of one layer, or of some of its senders, does in every network.
 
     Attributes:
         layer: 0 for the one that receives the inputs.
-        magnitude: |W_ij|, (seed, fan_in, unit).
-        incoming: root mean square of s_i over examples and positions, (seed, fan_in).
+        magnitude: |W_ij|, (seed, sender, unit).
+        incoming: root mean square of s_i over examples and positions, (seed, sender).
         on_unit: root mean square, over examples and positions, of the change of what unit j hands on when W_ij = 0.
         on_loss: loss with W_ij = 0 less loss, nats or squared units of the target; negative where removing helps.
         on_loss_shifted: mean of the losses with W_ij + d and W_ij - d, less loss, for the same d in all of a layer.
@@ -40,15 +39,15 @@ class WeightEffects:
     """
 
     layer: int
-    magnitude: Float[np.ndarray, "seed fan_in unit"]
-    incoming: Float[np.ndarray, "seed fan_in"]
-    on_unit: Float[np.ndarray, "seed fan_in unit"]
-    on_loss: Float[np.ndarray, "seed fan_in unit"]
-    on_loss_shifted: Float[np.ndarray, "seed fan_in unit"]
+    magnitude: Float[np.ndarray, "seed sender unit"]
+    incoming: Float[np.ndarray, "seed sender"]
+    on_unit: Float[np.ndarray, "seed sender unit"]
+    on_loss: Float[np.ndarray, "seed sender unit"]
+    on_loss_shifted: Float[np.ndarray, "seed sender unit"]
     shift: Float[np.ndarray, "seed"]
 
     @property
-    def contribution(self) -> Float[np.ndarray, "seed fan_in unit"]:
+    def contribution(self) -> Float[np.ndarray, "seed sender unit"]:
         """|W_ij| rms(s_i): magnitude with the scale of what it multiplies; exactly the rms change of z_j when W_ij = 0."""
         return self.magnitude * self.incoming[..., None]
 
@@ -78,11 +77,13 @@ class UnitEffects:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How far magnitude tells influence: Spearman's rank correlations over the weights of a layer, medians over seeds.
+    """How far magnitude tells influence: Spearman's rank correlations over the weights of a layer, one a seed.
+
+    NaN for a seed without any variation of magnitudes or of changes.
 
     Attributes:
-        raw: |W_ij| against the change.
-        scaled: |W_ij| rms(s_i) against it: what the weight multiplies is equal.
+        raw: |W_ij| against the change, (seed,).
+        scaled: |W_ij| rms(s_i) against it: the scale of what the weight multiplies is accounted for.
         within: the mean over target units j of the correlation of |W_ij| rms(s_i) with the change over i alone: what the
             unit does with what it receives is equal as well.
         chance: standard deviation of a correlation of as many unrelated numbers, 1/sqrt(n - 1).
@@ -91,17 +92,17 @@ class Agreement:
         missed: share of the TOP of weights with the largest changes whose magnitude is below the median.
     """
 
-    raw: Estimate
-    scaled: Estimate
-    within: Estimate
+    raw: Float[np.ndarray, "seed"]
+    scaled: Float[np.ndarray, "seed"]
+    within: Float[np.ndarray, "seed"]
     chance: float
-    misled: Estimate
-    missed: Estimate
+    misled: Float[np.ndarray, "seed"]
+    missed: Float[np.ndarray, "seed"]
 
 
 def weight_effects(
     model: Layered, kind: LossKind, params: Params, x: Float[AnyArray, "example *feature"],
-    y: Shaped[AnyArray, "example *target"], *, layer: int, shift: float = 0.1,
+    y: Shaped[AnyArray, "example *target"], *, layer: int, shift: float = 0.1, senders: Sequence[int] | None = None,
 ) -> WeightEffects:  # fmt: skip
     """Remove, and shift, every weight of a layer of every network, one at a time.
 
@@ -112,15 +113,20 @@ def weight_effects(
         x, y: examples; all of them are used for every weight.
         layer: 0 .. num_layers - 1.
         shift: d as a multiple of the root mean square of the layer's weights.
+        senders: rows of the layer's matrix whose weights are tried; default: all of them.
 
     Raises:
-        ValueError: there is no such layer, there are no examples, the shift is not positive, or a value is not finite.
+        ValueError: there is no such layer or sender, there are no examples, the shift is not positive, or a value is not
+            finite.
     """
     _check(model, params, x, layer, model.num_layers)
     if not shift > 0:
         raise ValueError(f"shift = {shift}: a positive multiple of the weights' root mean square is expected")
-    found = _each(_weights(model, kind, layer), params, x, y, shift)
-    return WeightEffects(layer, *found)
+    fan_in = as_matrix(jax.tree.leaves(params[layer]["weight"])[0][0]).shape[0]
+    rows = np.arange(fan_in) if senders is None else np.asarray(senders)
+    if len(rows) == 0 or not 0 <= rows.min() <= rows.max() < fan_in:
+        raise ValueError(f"senders = {senders}: at least one of 0 .. {fan_in - 1} is expected")
+    return WeightEffects(layer, *_each(_weights(model, kind, layer), params, x, y, shift, rows))
 
 
 def unit_effects(
@@ -132,37 +138,25 @@ def unit_effects(
     return UnitEffects(layer, *_each(_units(model, kind, layer), params, x, y))
 
 
-def agreement(
-    effects: WeightEffects, change: Float[np.ndarray, "seed fan_in unit"], *, rng: np.random.Generator
-) -> Agreement:
+def agreement(effects: WeightEffects, change: Float[np.ndarray, "seed sender unit"]) -> Agreement:
     """Magnitude against one of the changes, e.g. `effects.on_loss`; its size counts, not its sign.
 
-    Medians over seeds with bootstrap intervals; a seed without any variation of either has no correlation and is left
-    out. Spearman 1904 (10.2307/1412159).
+    Spearman 1904 (10.2307/1412159).
 
     Args:
         effects: of one layer.
         change: of its weights.
-        rng: source of the resamples.
-
-    Raises:
-        ValueError: no seed has a correlation.
     """
-    size, magnitude, scaled = np.abs(change), effects.magnitude, effects.contribution
     flat = lambda values: values.reshape(len(values), -1)  # noqa: E731
-    within = _within(scaled, size)
-    known = np.isfinite(spearman(flat(magnitude), flat(size))) & np.isfinite(within)
-    if not known.any():
-        raise ValueError("no network has weights of different magnitudes and different effects: nothing can be ranked")
-    magnitude, scaled, size, within = magnitude[known], scaled[known], size[known], within[known]
-    of = lambda values, unit="": median(values, rng=rng, unit=unit)  # noqa: E731
+    size = np.abs(change)
+    magnitude, sizes = flat(effects.magnitude), flat(size)
     return Agreement(
-        of(spearman(flat(magnitude), flat(size))),
-        of(spearman(flat(scaled), flat(size))),
-        of(within),
-        float(1 / np.sqrt(magnitude[0].size - 1)) if magnitude[0].size > 1 else np.nan,
-        of(_below(flat(magnitude), flat(size)), "share"),
-        of(_below(flat(size), flat(magnitude)), "share"),
+        spearman(magnitude, sizes),
+        spearman(flat(effects.contribution), sizes),
+        _within(effects.contribution, size),
+        float(1 / np.sqrt(magnitude.shape[1] - 1)) if magnitude.shape[1] > 1 else np.nan,
+        _below(magnitude, sizes),
+        _below(sizes, magnitude),
     )
 
 
@@ -198,7 +192,7 @@ def _check(model: Layered, params: Params, x: Any, layer: int, num: int) -> None
         raise ValueError("params are not finite: leave out networks that diverged")
 
 
-def _each(program: Callable, params: Params, x: AnyArray, y: AnyArray, *more: float) -> list[np.ndarray]:
+def _each(program: Callable, params: Params, x: AnyArray, y: AnyArray, *more: Any) -> list[np.ndarray]:
     """program(params, x, y, *more) of every network, one thread a core, stacked."""
     wide = lambda a: np.asarray(a, np.float64) if np.issubdtype(np.asarray(a).dtype, np.floating) else np.asarray(a)  # noqa: E731
     params, y = jax.tree.map(wide, params), wide(y)
@@ -251,9 +245,9 @@ class _Layer:
 
 @cache_compiled
 def _weights(model: Layered, kind: LossKind, layer: int) -> Callable:
-    def program(params, x, y, shift):
+    def program(params, x, y, shift, rows):
         at = _Layer(model, kind, layer, params, x, y)
-        fan_in, units = at.weight.shape
+        units = at.weight.shape[1]
         distance = shift * _rms(at.weight)
 
         def handed_on(i, j, more):
@@ -263,15 +257,15 @@ def _weights(model: Layered, kind: LossKind, layer: int) -> Callable:
             return model.hand_on(layer, received + more * sender) - at.own(j)
 
         def one(index):
-            i, j = index // units, index % units
+            i, j = rows[index // units], index % units
             removed = handed_on(i, j, -at.weight[i, j])
             shifted = [at.loss_with(j, handed_on(i, j, sign * distance)) for sign in (1, -1)]
             return _rms(removed), at.loss_with(j, removed), sum(shifted) / 2
 
-        found = jax.lax.map(one, jnp.arange(fan_in * units), batch_size=TOGETHER)
-        on_unit, on_loss, on_loss_shifted = (values.reshape(fan_in, units) for values in found)
+        found = jax.lax.map(one, jnp.arange(len(rows) * units), batch_size=TOGETHER)
+        on_unit, on_loss, on_loss_shifted = (values.reshape(len(rows), units) for values in found)
         incoming = _rms(at.incoming, range(at.incoming.ndim - 1))
-        return jnp.abs(at.weight), incoming, on_unit, on_loss, on_loss_shifted, distance
+        return jnp.abs(at.weight[rows]), incoming[rows], on_unit, on_loss, on_loss_shifted, distance
 
     return jax.jit(program)
 
