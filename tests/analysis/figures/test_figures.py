@@ -35,6 +35,7 @@ from analysis.figures import strips as strips_figures
 from analysis.figures import sweep as sweep_figures
 from analysis.figures import training as training_figures
 from analysis.figures import trajectory as trajectory_figures
+from analysis.figures import units as units_figures
 from analysis.landscape.planes import Plane
 from analysis.landscape.shadows import Shadows
 from analysis.landscape.surface import Surface
@@ -350,8 +351,44 @@ def draw(walks, curve, line):
         "stationarity": census_figures.stationarity(
             10 ** rng.normal(-3, 0.6, 300), 10 ** rng.normal(-12, 0.8, 300), 1e-9, "nats per unit of weight"
         ),
+        "influence": units_figures.influence(weights_and_changes(rng), "nats"),
+        "influence correlations": units_figures.correlations(rank_correlations(rng), 0.05),
+        "weights": units_figures.weights({"layer 1": (np.linspace(-2, 2, 9), np.full(8, 0.125))}),
+        "reliability": units_figures.reliability(*bins(rng)),
+        "recurrence": units_figures.recurrence(rng.uniform(0.2, 0.9, 90), rng.uniform(-0.3, 0.5, 90), 0.45),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
+
+
+def weights_and_changes(rng):
+    """Of two layers; some weights are zero, and some change nothing."""
+    found = {
+        name: (np.exp(rng.standard_normal(n)), rng.standard_normal(n) ** 3)
+        for name, n in (("layer 1", 80), ("outputs", 9))
+    }
+    found["layer 1"][0][:3] = 0
+    found["outputs"][1][:2] = 0
+    return found
+
+
+def rank_correlations(rng):
+    """Two layers, three controls."""
+    each = lambda: 0.5 + 0.1 * rng.random(NUM)  # noqa: E731
+    controls = ("magnitude", "magnitude × scale of its input", "… among weights of one unit")
+    return {
+        layer: {
+            control: (values := each(), Estimate(float(np.median(values)), (0.5, 0.6), NUM)) for control in controls
+        }
+        for layer in ("layer 1", "outputs")
+    }
+
+
+def bins(rng):
+    """Confidence, accuracy and counts; one bin is empty for a seed."""
+    confidence = np.tile(np.linspace(0.45, 0.95, 6), (NUM, 1))
+    accuracy, counts = rng.random((NUM, 6)), np.tile(np.arange(6), (NUM, 1))
+    confidence[:, 0] = accuracy[:, 0] = np.nan
+    return confidence, accuracy, counts
 
 
 @pytest.fixture
@@ -587,6 +624,11 @@ def test_labels_have_units(every):
         "ladder": ("share of restarts", ""),
         "certificates": ("number of endpoints", ""),
         "stationarity": ("gradient norm (nats per unit of weight)", ""),
+        "influence": ("magnitude of the weight", "|change of train loss| without it (nats)"),
+        "influence correlations": ("Spearman's rank correlation", ""),
+        "weights": ("weight", "share of the layer's weights in a bin"),
+        "reliability": ("probability given to the predicted class", "share of right predictions"),
+        "recurrence": ("cosine with the other restarts' matched units", "share of units in a bin"),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -1168,3 +1210,57 @@ def test_equal_gradient_norms_have_ticks_around_them(value):
     axes = only(figure)
     low, high = axes.get_xlim()
     assert [t for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+
+
+def test_every_weight_is_a_dot_and_what_is_too_small_lies_on_the_edge(rng):
+    layers = weights_and_changes(rng)
+    axes = only(units_figures.influence(layers, "nats"))
+    for (magnitude, change), dots in zip(layers.values(), axes.collections, strict=True):
+        found = np.asarray(dots.get_offsets())
+        kept = (magnitude > 0) & (np.abs(change) > 0)
+        np.testing.assert_allclose(found[kept], np.column_stack([magnitude, np.abs(change)])[kept])
+        assert len(found) == len(magnitude)
+        assert found.min() > 0
+
+
+def test_reliability_counts_seeds_by_their_examples(rng):
+    confidence, accuracy, counts = bins(rng)
+    axes = only(units_figures.reliability(confidence, accuracy, counts))
+    known = counts > 0
+    np.testing.assert_array_equal(
+        axes.collections[0].get_offsets(), np.column_stack([confidence[known], accuracy[known]])
+    )
+    (line,) = (points(one) for one in axes.lines if one.get_label() == "all together")
+    np.testing.assert_allclose(line, np.column_stack([confidence[0, 1:], accuracy[:, 1:].mean(axis=0)]))
+
+
+def test_images_are_those_given_each_on_a_symmetric_scale(rng):
+    values = rng.standard_normal((2, 3, 4, 5)) * np.array([1, 10, 100])[:, None, None]
+    values[1, 2] = np.nan
+    figure = units_figures.images(values, ["a", "b"], ["1", "2", "3"], "Sheet")
+    for (row, column), axes in zip(np.ndindex(2, 3), figure.axes, strict=True):
+        if (row, column) == (1, 2):
+            assert not axes.get_visible()
+            continue
+        (image,) = axes.images
+        np.testing.assert_array_equal(image.get_array(), values[row, column])
+        low, high = image.get_clim()
+        assert high == -low == np.abs(values[row, column]).max()
+
+
+def test_bars_are_the_weights(rng):
+    values = rng.standard_normal((2, 4))
+    figure = units_figures.bars(values, list("wxyz"), ["unit 1", "unit 2"], "Weights")
+    for axes, weights in zip(figure.axes, values, strict=True):
+        np.testing.assert_allclose([cast(Rectangle, bar).get_width() for bar in axes.patches], weights)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == list("wxyz")
+
+
+def test_words_of_sheets_can_be_read_on_a_phone(rng):
+    images = units_figures.images(
+        rng.standard_normal((5, 6, 3, 3)), [f"seed {i}" for i in range(5)], list("abcdef"), "T"
+    )
+    bars = units_figures.bars(rng.standard_normal((3, 30)), [f"mean texture {i}" for i in range(30)], list("abc"), "T")
+    for figure in (images, bars):
+        scale = 340 / (72 * figure.get_figwidth())
+        assert min(float(text.get_fontsize()) * scale for text in words(figure)) >= 9

@@ -1,0 +1,111 @@
+"""What the page says about weights and units, against plain computations; and what it leaves out."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from report_pages import Page, altered, check_alone, check_numbers, toy
+
+from analysis.report import write_report
+from analysis.report.sections import influence, probabilities, templates
+from wspace.objective import example_loss
+from wspace.train import train
+from wspace.tree import pick
+
+SECTIONS = (templates.SECTION, influence.SECTION, probabilities.SECTION)
+
+
+def weights(run):
+    """(seed, weight): of all layers, biases left out."""
+    leaves = [np.asarray(layer["weight"]) for layer in run.params()]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def test_signs_and_ranges_are_those_of_all_weights(run, page):
+    found, values = page.findings["probabilities"], weights(run)
+    assert found["weights"]["value"] == values.shape[1] == 4 * 3 + 3 * 3
+    assert found["negative"]["value"] == pytest.approx(np.median(np.mean(values < 0, axis=1)))
+    assert found["outside"]["value"] == pytest.approx(np.median(np.mean((values < 0) | (values > 1), axis=1)))
+    assert (found["least"]["value"], found["most"]["value"]) == pytest.approx((values.min(), values.max()))
+
+
+def test_overconfidence_is_that_of_the_softmax_on_test_examples(run, page):
+    p = scipy.special.softmax([run.model.apply(pick(run.params(), i), run.data.x_test) for i in range(6)], axis=-1)
+    right = np.mean(p.argmax(-1) == run.data.y_test, axis=1)
+    expected = np.median(p.max(-1).mean(axis=1) - right)
+    assert page.findings["probabilities"]["overconfidence"]["value"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_rank_correlations_are_those_of_weights_removed_by_hand(run, page):
+    x, y = run.data.x_train, run.data.y_train
+    loss = lambda params: float(np.mean(example_loss(run.loss_kind, run.model.apply(params, x), y)))  # noqa: E731
+    each = []
+    for seed in range(6):
+        params = jax.tree.map(np.array, pick(run.params(), seed))
+        before, layers = loss(params), []
+        for layer in params:
+            changes, weight = [], layer["weight"]
+            for place in np.ndindex(weight.shape):
+                value, weight[place] = weight[place], 0
+                changes.append(abs(loss(params) - before))
+                weight[place] = value
+            layers.append(scipy.stats.spearmanr(np.abs(weight).ravel(), changes)[0])
+        each.append(np.mean(layers))
+    found = page.findings["influence"]
+    assert found["removed_raw"]["value"] == pytest.approx(
+        np.median(each), abs=0.02
+    )  # float32 reorders what is nearly equal
+    assert (found["weights"]["value"], found["seeds"]["value"], found["examples"]["value"]) == (21, 6, 120)
+
+
+def test_units_that_come_back_are_counted_against_untrained_ones(page):
+    found = page.findings["templates"]
+    assert found["units"]["value"] == 3
+    assert 0 <= found["expected"]["value"] <= 0.1
+    assert found["rate"]["n"] == 6
+    assert "by chance" in page.text
+
+
+@pytest.mark.slow
+def test_regressions_and_single_seeds_are_told_in_words(regression, run, tmp_path):
+    page = Page(write_report(regression, tmp_path / "linear", sections=SECTIONS))
+    assert "calibration_error" not in page.findings["probabilities"]
+    assert "rate" not in page.findings["templates"]
+    assert "it has no outputs that could be probabilities" in page.text
+    assert "cannot be asked here" in page.text
+    check_numbers(page)
+    check_alone(page)
+    equal = Page(write_report(altered(run, tmp_path / "equal", equal=True), sections=SECTIONS))
+    assert "rate" not in equal.findings["templates"]
+    single = train(toy(seeds={"num": 1}), tmp_path / "single", num_devices=1)
+    page = Page(write_report(single, sections=SECTIONS))
+    assert page.findings["influence"]["removed_raw"]["ci"] is None
+    check_numbers(page)
+
+
+@pytest.mark.slow
+def test_images_and_kernels_are_drawn(rng, tmp_path):
+    x, y = rng.random((60, 6, 6)), rng.integers(3, size=60)
+    x[np.arange(60), y, y] += 3
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    for kind in ({"hidden": [4, 3], "activation": "relu"}, {"kind": "convnet", "channels": [2, 3], "hidden": []}):
+        spec = toy(
+            data={"name": "npz", "path": str(tmp_path / "images.npz")}, model={"activation": "relu", **kind},
+            train={"num_steps": 20, "batch_size": 12}, seeds={"num": 3},
+        )  # fmt: skip
+        run = train(spec, tmp_path / str(len(kind)), num_devices=1)
+        page = Page(write_report(run, sections=SECTIONS))
+        assert "deconvnet" in page.text
+        check_numbers(page)
+
+
+def test_weights_that_do_not_fit_are_tried_in_part(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(influence, "FLOPS", 1.0)
+    page = Page(write_report(run, tmp_path / "few", sections=(influence.SECTION,)))
+    found = page.findings["influence"]
+    assert found["senders_share"]["value"] < 1
+    assert (found["seeds"]["value"], found["examples"]["value"]) == (1, influence.FEWEST_EXAMPLES)
+    assert found["weights"]["value"] == 2 * 3 + 2 * 3
+    assert "Weights from" in page.text
+    check_numbers(page)
