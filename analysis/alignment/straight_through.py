@@ -78,7 +78,8 @@ def match_straight_through(
     for _ in range(num_steps + 1):
         found = match_weights(symmetry, free, stacked, rng=rng, start=element, num_restarts=1, num_threads=num_threads)
         element = found.element
-        loss, gradient = midpoint(reference, act(symmetry, element, stacked))
+        with jax.default_matmul_precision("highest"):
+            loss, gradient = midpoint(reference, act(symmetry, element, stacked))
         losses.append(np.asarray(loss, np.float64))
         elements.append(element)
         free, state = update(free, state, gradient)
