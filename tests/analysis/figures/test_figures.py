@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.ticker import NullLocator
 
 from analysis import training
 from analysis.alignment.nulls import Recovery
@@ -30,6 +31,7 @@ from analysis.figures import function as function_figures
 from analysis.figures import interactive, style
 from analysis.figures import landscape as landscape_figures
 from analysis.figures import line as line_figures
+from analysis.figures import representation as representation_figures
 from analysis.figures import similarity as similarity_figures
 from analysis.figures import strips as strips_figures
 from analysis.figures import sweep as sweep_figures
@@ -356,6 +358,14 @@ def draw(walks, curve, line):
         "weights": units_figures.weights({"layer 1": (np.linspace(-2, 2, 9), np.full(8, 0.125))}),
         "reliability": units_figures.reliability(*bins(rng)),
         "recurrence": units_figures.recurrence(rng.uniform(0.2, 0.9, 90), rng.uniform(-0.3, 0.5, 90), 0.45),
+        "examples by class": by_class(),
+        "examples by target": representation_figures.by_target(
+            *layers_in_plane(), np.linspace(-1.5, 300, 40), "target", "Principal components"
+        ),
+        "over layers": over_layers(rng),
+        "restarts": representation_figures.restarts(
+            rng.standard_normal((8, 2)), np.arange(8) < 5, np.array([0.31, 0.08]), 0.42, "last hidden layer"
+        ),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
 
@@ -389,6 +399,32 @@ def bins(rng):
     accuracy, counts = rng.random((NUM, 6)), np.tile(np.arange(6), (NUM, 1))
     confidence[:, 0] = accuracy[:, 0] = np.nan
     return confidence, accuracy, counts
+
+
+def layers_in_plane():
+    """Five layers of forty examples, one of them far from all others in the first; in the fourth all are at one place."""
+    planes = np.random.default_rng(4).standard_normal((5, 40, 2))
+    planes[0, 7], planes[3] = (200, 0), np.nan
+    notes = ["36 % + 23 % of the variance"] * 5
+    return planes, ["inputs", "layer 1", "layer 2", "layer 3", "outputs"], notes
+
+
+def by_class(num=12):
+    names = ["setosa", "$x_", "a class with a very long name", *map(str, range(3, num))]
+    return representation_figures.by_class(*layers_in_plane(), np.arange(40) % num, names, "t-SNE, perplexity 13")
+
+
+def over_layers(rng, shares=True):
+    """Three layers, of which the last has no values for one kind."""
+    rows = {}
+    for label, color in (("trained", style.END), ("untrained", style.INIT), ("labels shuffled", style.TRAVELLED)):
+        values = rng.uniform(0.2, 0.9, (3, NUM))
+        rows[label] = (values, [median_of(layer) for layer in values], color)
+    values, medians, color = rows["untrained"]
+    values[2] = np.nan
+    rows["untrained"] = (values, [*medians[:2], None], color)
+    names = ["inputs", "1", "outputs"]
+    return representation_figures.over_layers(rows, names, "Readouts", "test accuracy", ("chance", 0.1), shares)
 
 
 @pytest.fixture
@@ -629,6 +665,13 @@ def test_labels_have_units(every):
         "weights": ("weight", "share of the layer's weights in a bin"),
         "reliability": ("probability given to the predicted class", "share of right predictions"),
         "recurrence": ("cosine with the other restarts' matched units", "share of units in a bin"),
+        "examples by class": ("36 % + 23 % of the variance", ""),
+        "examples by target": ("36 % + 23 % of the variance", ""),
+        "over layers": ("layer", "test accuracy"),
+        "restarts": (
+            "coordinate 1, radians (31 % of squared distances)",
+            "coordinate 2, radians (8 % of squared distances;\nstress of the plane 0.42)",
+        ),
         "sweep": ("learning rate", "median test loss (nats)"),
     }
 
@@ -653,7 +696,8 @@ def test_no_word_leaves_the_figure_and_no_ticks_collide(every):
                 ]
                 boxes = [tick.label1.get_window_extent(renderer) for tick in ticks]
                 shared = axis is axes.xaxis and len(axes.get_shared_x_axes().get_siblings(axes)) > 1
-                assert boxes or shared or hasattr(axes, "_colorbar"), name  # a colour bar has one axis
+                bare = isinstance(axis.get_major_locator(), NullLocator)  # a plane whose coordinates mean nothing
+                assert boxes or shared or bare or hasattr(axes, "_colorbar"), name  # a colour bar has one axis
                 for one, other in itertools.combinations(boxes, 2):
                     assert not one.overlaps(other), f"{name}: tick labels overlap"
                 shown += boxes
@@ -1264,3 +1308,39 @@ def test_words_of_sheets_can_be_read_on_a_phone(rng):
     for figure in (images, bars):
         scale = 340 / (72 * figure.get_figwidth())
         assert min(float(text.get_fontsize()) * scale for text in words(figure)) >= 9
+
+
+def test_examples_stand_where_they_are_and_far_ones_on_the_edge():
+    planes, *_ = layers_in_plane()
+    for axes, plane in zip(by_class().axes, planes, strict=True):
+        found = np.concatenate([np.asarray(dots.get_offsets()) for dots in axes.collections])
+        assert len(found) == 40
+        order = np.concatenate([np.flatnonzero(np.arange(40) % 12 >= 10), *(np.arange(k, 40, 12) for k in range(10))])
+        if np.isnan(plane).all():
+            assert [text.get_text() for text in axes.texts] == ["all examples\nat one place"]
+            continue
+        far = np.abs(plane[order]).max(axis=1) > 100
+        np.testing.assert_allclose(found[~far], plane[order][~far], rtol=1e-12)
+        assert np.all((axes.get_xlim()[0] < found[:, 0]) & (found[:, 0] < axes.get_xlim()[1]))
+
+
+def test_ten_classes_are_told_apart_by_colour_and_by_marker_and_the_others_are_grey():
+    (legend,) = by_class().legends
+    handles = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert set(handles) == {"setosa", r"\$x_", "a class with …", *map(str, range(3, 10)), "other classes"}
+    lines = [cast(Line2D, handle) for handle in handles.values()]
+    looks = {(line.get_marker(), str(line.get_markeredgecolor()), str(line.get_markerfacecolor())) for line in lines}
+    assert len(looks) == 11
+    assert len({(line.get_marker(), str(line.get_markerfacecolor()) == "none") for line in lines}) == 10
+
+
+def test_every_seed_is_a_dot_over_its_layer_and_missing_layers_stay_out(rng):
+    axes = only(over_layers(rng))
+    for dots, num in zip(axes.collections, (3 * NUM, 2 * NUM, 3 * NUM), strict=True):
+        places = np.asarray(dots.get_offsets())
+        known = places[np.isfinite(places).all(axis=1)]
+        assert len(known) == num
+        assert np.abs(known[:, 0] - known[:, 0].round()).max() < 0.4
+    lengths = [len(points(line)) for line in axes.lines if line.get_marker() not in ("None", "")]
+    assert lengths == [3, 2, 3]
+    assert only(over_layers(rng, shares=False)).get_ylim()[0] >= representation_figures.LOWEST

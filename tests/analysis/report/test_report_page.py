@@ -84,7 +84,7 @@ def test_a_section_can_be_added(run, tmp_path):
 
 
 def test_the_page_stands_alone(page):
-    assert len(page.get("img")) == 59
+    assert len(page.get("img")) == 69
     check_alone(page)
 
 
