@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, some_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.report.shared import converged_params, forward_flops
 from analysis.statistics import Estimate, median
 from analysis.training import metric_unit
@@ -39,16 +39,18 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     _, params = converged_params(run)
     found = measure(run, params, rng, tell)
     findings = _findings(found, rng)
-    unit = metric_unit("train_loss", run.loss_kind)
+    unit, seeds = metric_unit("train_loss", run.loss_kind), len(found.weights[0].magnitude)
     return Content(
         findings=findings,
         headline="Across the weights of a layer, magnitude and the effect of removal on the loss have a rank correlation of "
-        "{removed_raw}; magnitude and the effect of an equal shift one of {shifted_raw} ({seeds:n} seeds)."
+        "{removed_raw}; magnitude and the effect of an equal shift one of {shifted_raw} "
+        f"({{seeds:n}} {plural(seeds, 'seed', 'seeds')})."
         if "removed_raw" in findings
         else "",
         says=tuple(_says(findings, found)),
         shows=("Every weight" if found.share == 1 else "Weights from {senders_share} of what each layer's units see")
-        + " of {seeds} restarts is removed, or shifted, by itself, and the loss on {examples} train examples computed anew. "
+        + f" of {{seeds}} {plural(seeds, 'restart', 'restarts')} is removed, or shifted, by itself, and the loss on "
+        "{examples} train examples computed anew. "
         "A shift is the same for all weights of a layer and goes both ways. A unit is removed by making it hand on nothing.",
         reads="The correlation is one if influence ranks weights exactly as magnitude does, and zero if magnitude says "
         "nothing; unrelated numbers stay inside the shaded band. All else is hardly ever equal: a large weight on an input "

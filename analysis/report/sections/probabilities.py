@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, some_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.report.shared import converged_params
 from analysis.similarity import outputs
 from analysis.statistics import median
@@ -36,9 +36,8 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     classifier = found.calibration is not None
     return Content(
         findings=findings,
-        headline="Weights are no probabilities: {negative} of them are negative, {outside} lie outside of the range "
-        "from zero "
-        "to one ({seeds:n} seeds)."
+        headline="Weights are no probabilities: {negative} of them are negative, {outside} lie outside of the range from "
+        f"zero to one ({{seeds:n}} {plural(len(found.facts.negative), 'seed', 'seeds')})."
         if _rules_out(findings)
         else "",
         says=tuple(_says(findings, classifier)),
@@ -137,7 +136,7 @@ def _pictures(found: Measured, params: Params, findings: dict[str, Finding]):
     yield Picture(
         "weights",
         figures.weights({n: (edges, _shares(layer["weight"], edges)) for n, layer in zip(names, params, strict=True)}),
-        "Histograms of the weights of every layer, all {seeds} restarts together; a few weights at either end lie "
+        "Histograms of the weights of every layer, all restarts ({seeds}) together; a few weights at either end lie "
         "outside of "
         "the picture. Shaded: where probabilities would lie.",
         "Histograms of weights, a line a layer: {negative:value} are negative, {outside:value} are no possible "

@@ -8,7 +8,7 @@ import numpy as np
 from analysis.alignment import align_universe
 from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
-from analysis.report.section import Content, Picture, Section, Tell, some_converged
+from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.report.shared import alignment_study, all_equal, converged_params
 from analysis.similarity import representations
 from analysis.statistics import median
@@ -69,7 +69,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         shows="The weights that a unit of the first layer receives, its template, "
         + ("as images" if image else "as bars, one for each feature")
         + "; how inputs match templates, by dot product and by the cosine of the angle between them, on {examples} train "
-        "examples of each of {seeds} restarts."
+        f"examples of {{seeds}} {plural(len(found.matches), 'restart', 'restarts')}."
         + (
             " Restarts are aligned, so that matching units have one name; a unit comes back if it agrees with the mean of "
             "the others' beyond what nearly all units of untrained networks do after the same alignment."

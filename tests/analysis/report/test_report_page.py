@@ -84,7 +84,7 @@ def test_a_section_can_be_added(run, tmp_path):
 
 
 def test_the_page_stands_alone(page):
-    assert len(page.get("img")) == 69
+    assert len(page.get("img")) == 70
     check_alone(page)
 
 
@@ -114,8 +114,8 @@ def test_nothing_is_called_a_minimum(page):
 def test_intervals_and_sample_sizes_are_stated(page):
     assert "Square brackets hold 95 % intervals from resampling seeds" in page.text
     headlines = page.text.split("In short")[1].split("Square brackets")[0]
-    assert headlines.count("6 seeds)") == 7
-    assert headlines.count("[") == 21
+    assert headlines.count("6 seeds)") == 11
+    assert headlines.count("[") == 27
     assert "(one pair)" in headlines
 
 
@@ -124,7 +124,7 @@ def test_two_reports_of_one_run_are_the_same_bytes(run, page, tmp_path):
     first = {path.relative_to(run.path / "report"): path for path in (run.path / "report").rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path / "again"): path for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert set(first) == set(again)
-    assert len(first) == 61
+    assert len(first) == 72
     for name, path in first.items():
         assert path.read_bytes() == again[name].read_bytes(), name
 
@@ -192,7 +192,7 @@ def test_a_run_whose_seeds_all_diverged_says_so(run, tmp_path):
     assert "Not answered: “Where training ends”. No seed of this run has been trained to its end (all diverged)." in (
         summary(page)
     )
-    assert summary(page).count("Not answered") == 12
+    assert summary(page).count("Not answered") == 16
     assert "No seed reached the end, so there is neither a median nor a band." in page.text
     assert page.findings["finals"] == page.findings["distance"] == page.findings["line"] == {}
     check_numbers(page)
