@@ -25,6 +25,7 @@ QUICKER = {  # runs' own reports are tested with the specs
     "functions": ["--no-reports"],
     "instability": ["--no-reports"],
     "outliers": ["--classes", "2", "3"],
+    "patches": ["--num-patches", "400", "--num-fitted", "2"],
     "rebasin": ["--no-reports", "--only", "repair-2-layers", "children"],  # the others are the same code, larger
     "walks": ["--no-reports", "--num-drawn", "2", "--num-walks", "9"],
     "width": ["--widths", "4", "8"],

@@ -1,5 +1,15 @@
 """What single weights and units mean: strength, templates, projections into the inputs, recurrence; no probabilities."""
 
+from analysis.units.gabor import (
+    GaborComparison,
+    GaborFits,
+    compare,
+    fit_gabor,
+    gabor,
+    random_filters,
+    random_phases,
+    shuffled_pixels,
+)
 from analysis.units.probabilities import Calibration, WeightFacts, calibration, weight_facts
 from analysis.units.projections import Greatest, deconvolutions, gradient_images, greatest_inputs
 from analysis.units.recurrence import Recurrence, Types, recurrence, types
@@ -17,6 +27,8 @@ from analysis.units.templates import Matches, TopInputs, matches, templates, top
 __all__ = [
     "Agreement",
     "Calibration",
+    "GaborComparison",
+    "GaborFits",
     "Greatest",
     "Matches",
     "Recurrence",
@@ -27,11 +39,17 @@ __all__ = [
     "WeightFacts",
     "agreement",
     "calibration",
+    "compare",
     "deconvolutions",
+    "fit_gabor",
+    "gabor",
     "gradient_images",
     "greatest_inputs",
     "matches",
+    "random_filters",
+    "random_phases",
     "recurrence",
+    "shuffled_pixels",
     "spearman",
     "templates",
     "top_inputs",

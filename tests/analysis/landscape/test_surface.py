@@ -480,7 +480,7 @@ def test_a_second_surface_of_the_same_shapes_traces_nothing_new(rng):
 
     @dataclasses.dataclass(frozen=True)
     class Counted(MLP):
-        def rest(self, params, z):
+        def rest(self, params, z, layer=0):
             if len(z) > 2:  # two examples are looked at before
                 traces.append(z.shape)
             return super().rest(params, z)
@@ -549,7 +549,7 @@ def test_a_first_layer_that_is_none_is_refused(rng, name, message):
         def first(self, params, x):
             return super().first(params, x) + (name == "first")
 
-        def rest(self, params, z):
+        def rest(self, params, z, layer=0):
             return super().rest(params, z - (name == "first")) + (name == "rest")
 
     data, (plane, axes) = classification(rng), small(rng, (3, 4, 3), num=3)

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -244,6 +246,6 @@ def test_what_cannot_be_fitted_is_refused(rng):
 
 
 def test_few_steps_are_told(planted, rng, monkeypatch):
-    monkeypatch.setattr("analysis.units.gabor.MOST_STEPS", 1)
+    monkeypatch.setattr(sys.modules["analysis.units.gabor"], "MOST_STEPS", 1)
     assert MOST_STEPS > 1
     assert not fit_gabor(planted, rng=rng, num_starts=1).converged.any()
