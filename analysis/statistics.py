@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import beta
+from scipy.stats import beta, rankdata
 from scipy.stats import t as student
 
 LEVEL = 0.95
@@ -249,6 +249,17 @@ def binomial_share(count: int, num: int, level: float = LEVEL) -> Estimate:
     low = float(beta.ppf(tail, count, num - count + 1)) if count else 0.0
     high = float(beta.ppf(1 - tail, count + 1, num - count)) if count < num else 1.0
     return Estimate(count / num, (low, high), num, "share")
+
+
+def spearman(a: Float[np.ndarray, "*batch item"], b: Float[np.ndarray, "*batch item"]) -> Float[np.ndarray, "*batch"]:
+    """Pearson's correlation of ranks along the last axis, ties sharing their mean; NaN where all of either are equal.
+
+    Spearman 1904 (10.2307/1412159).
+    """
+    ranks = [rankdata(values, axis=-1) for values in (a, b)]
+    u, v = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
+    size = np.sqrt((u**2).sum(axis=-1) * (v**2).sum(axis=-1))
+    return np.divide((u * v).sum(axis=-1), size, out=np.full(size.shape, np.nan), where=size > 0)
 
 
 def quantile_bands(

@@ -87,6 +87,25 @@ def test_shares_and_ratios_are_taken_within_a_round():
     assert engine.ratios(rows[-1], row("sklearn", [1.0, 1.0, 2.0])) == [2.0, 4.0, 0.5]
 
 
+def test_on_a_gpu_shares_are_those_of_its_own_peak_and_ratios_those_to_wspace_on_it():
+    assert set(teams.ON_GPU) <= set(teams.CONTENDERS)
+    rows = [
+        row(teams.PEAK, [1e9], variant="jax"),
+        row(teams.PEAK, [8e9], variant="jax", mode=teams.GPU),
+        row("wspace", [100.0]),
+        row("wspace", [800.0], mode=teams.GPU),
+        row("torch-vmap", [200.0], mode=teams.GPU),
+    ]
+    summary = engine.summary(SMALL, rows)
+    found = {(one["contender"], one["mode"]): one for one in summary["rows"]}
+    assert summary["peak_flops"] == 8e9
+    assert summary["verdicts"] == []
+    assert found["wspace", teams.ALL]["share_of_peak"] == pytest.approx(100 * SMALL.flops / 1e9)
+    assert found["torch-vmap", teams.GPU]["share_of_peak"] == pytest.approx(200 * SMALL.flops / 8e9)
+    assert found["torch-vmap", teams.GPU]["wspace_is_times_as_fast"] == 4
+    assert found["wspace", teams.ALL]["wspace_is_times_as_fast"] == 8
+
+
 def test_a_contender_that_does_not_train_is_found():
     fine = [row("wspace", [1.0], losses=[1.0]), row("sklearn", [1.0], losses=[1.2]), row("a", [1.0], losses=[0.9])]
     assert engine.strays(SMALL, fine) == []

@@ -25,7 +25,7 @@ METRICS = {
     "classification": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_accuracy", "test_accuracy"),
     "regression": ("train_loss", "test_loss", "train_objective", "grad_norm", "train_r2", "test_r2"),
 }
-VALUE_FLOPS = 40.0
+VALUE_FLOPS = 40.0  # a ConvNet on digits takes as long as so many for each value that it moves, at an MLP's speed
 CHUNK_VALUES = 4_000_000  # activations held at once while a population is measured: 16 MB of float32 a layer
 
 

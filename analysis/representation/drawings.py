@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist
-from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 from threadpoolctl import threadpool_limits
 
 from analysis.projection.components import fix_signs
+from analysis.statistics import spearman
 
 MOST_EXAMPLES = 500
 PERPLEXITY = 30.0
@@ -132,10 +132,5 @@ def _judged(points: Sequence[np.ndarray], drawn: np.ndarray, num_neighbours: int
     for k, (x, plane) in enumerate(zip(points, drawn, strict=True)):
         if np.all(np.isfinite(plane)):
             trust[k] = trustworthiness(x, plane, n_neighbors=num_neighbours)
-            correlation[k] = _rank_correlation(pdist(x), pdist(plane))
+            correlation[k] = float(spearman(pdist(x), pdist(plane)))
     return Drawing(drawn, trust, correlation)
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; NaN where one of them does not vary."""
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan

@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import rankdata
 from sklearn.manifold import TSNE, trustworthiness
 from threadpoolctl import threadpool_limits
 
 from analysis.projection.components import fix_signs
 from analysis.similarity.function import js_divergence, probabilities, rms_distance
+from analysis.statistics import spearman
 
 NEIGHBOURS = 5  # whose keeping is measured
 
@@ -145,7 +145,7 @@ def neighbourhoods(
         divergence.append(float(tsne.kl_divergence_))
         neighbours = max(1, min(NEIGHBOURS, (num - 1) // 2))
         trust.append(trustworthiness(distances, found[-1], n_neighbors=neighbours, metric="precomputed"))
-    pairs = [np.corrcoef(rankdata(pdist(a)), rankdata(pdist(b)))[0, 1] for a, b in itertools.combinations(found, 2)]
+    pairs = [spearman(pdist(a), pdist(b)) for a, b in itertools.combinations(found, 2)]
     return Neighbourhoods(
         np.array(found),
         float(perplexity),

@@ -18,7 +18,6 @@ from analysis.units.strength import (
     UnitEffects,
     WeightEffects,
     agreement,
-    spearman,
     unit_effects,
     weight_effects,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "random_phases",
     "recurrence",
     "shuffled_pixels",
-    "spearman",
     "templates",
     "top_inputs",
     "types",

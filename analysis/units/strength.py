@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
-from scipy.stats import rankdata
 
+from analysis.statistics import spearman
 from analysis.threads import in_threads
 from wspace.models import Layered, as_matrix
 from wspace.objective import LossKind, cache_compiled, example_loss
@@ -34,7 +34,8 @@ class WeightEffects:
         incoming: root mean square of s_i over examples and positions, (seed, sender).
         on_unit: root mean square, over examples and positions, of the change of what unit j hands on when W_ij = 0.
         on_loss: loss with W_ij = 0 less loss, nats or squared units of the target; negative where removing helps.
-        on_loss_shifted: mean of the losses with W_ij + d and W_ij - d, less loss, for the same d in all of a layer.
+        on_loss_shifted: mean of the losses with W_ij + d and W_ij - d, less loss, for the same d in all of a layer. What is
+            linear in d cancels: it tells curvature, about d^2/2 times the second derivative.
         shift: d of each network, (seed,).
     """
 
@@ -122,7 +123,7 @@ def weight_effects(
     _check(model, params, x, layer, model.num_layers)
     if not shift > 0:
         raise ValueError(f"shift = {shift}: a positive multiple of the weights' root mean square is expected")
-    fan_in = as_matrix(jax.tree.leaves(params[layer]["weight"])[0][0]).shape[0]
+    fan_in = as_matrix(np.asarray(params[layer]["weight"])[0]).shape[0]
     rows = np.arange(fan_in) if senders is None else np.asarray(senders)
     if len(rows) == 0 or not 0 <= rows.min() <= rows.max() < fan_in:
         raise ValueError(f"senders = {senders}: at least one of 0 .. {fan_in - 1} is expected")
@@ -141,8 +142,6 @@ def unit_effects(
 def agreement(effects: WeightEffects, change: Float[np.ndarray, "seed sender unit"]) -> Agreement:
     """Magnitude against one of the changes, e.g. `effects.on_loss`; its size counts, not its sign.
 
-    Spearman 1904 (10.2307/1412159).
-
     Args:
         effects: of one layer.
         change: of its weights.
@@ -158,14 +157,6 @@ def agreement(effects: WeightEffects, change: Float[np.ndarray, "seed sender uni
         _below(magnitude, sizes),
         _below(sizes, magnitude),
     )
-
-
-def spearman(a: Float[np.ndarray, "*batch item"], b: Float[np.ndarray, "*batch item"]) -> Float[np.ndarray, "*batch"]:
-    """Pearson's correlation of ranks along the last axis, ties sharing their mean; NaN where all of either are equal."""
-    ranks = [rankdata(values, axis=-1) for values in (a, b)]
-    u, v = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
-    size = np.sqrt((u**2).sum(axis=-1) * (v**2).sum(axis=-1))
-    return np.divide((u * v).sum(axis=-1), size, out=np.full(size.shape, np.nan), where=size > 0)
 
 
 def _within(a: np.ndarray, b: np.ndarray) -> np.ndarray:

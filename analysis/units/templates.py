@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.units.strength import spearman
+from analysis.statistics import spearman
 from wspace.models import Layered, as_matrix
 from wspace.objective import cache_compiled
 from wspace.tree import AnyArray, Params

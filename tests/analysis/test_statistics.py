@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, spearmanr, ttest_1samp
 
 from analysis.statistics import (
     BAND_LEVELS,
@@ -17,6 +17,7 @@ from analysis.statistics import (
     pair_values,
     quantile_bands,
     ratio_over_pairs,
+    spearman,
     tuple_mean,
 )
 
@@ -297,3 +298,10 @@ def test_bands_of_no_seeds_are_missing():
     bands = quantile_bands(np.zeros((0, 4, 2)))
     assert bands.shape == (len(BAND_LEVELS), 4, 2)
     assert np.isnan(bands).all()
+
+
+def test_rank_correlations_are_scipys(rng):
+    a, b = rng.integers(5, size=(3, 30)).astype(float), rng.standard_normal((3, 30))
+    expected = np.array([spearmanr(u, v)[0] for u, v in zip(a, b, strict=True)], float)
+    np.testing.assert_allclose(spearman(a, b), expected, rtol=1e-12)
+    np.testing.assert_array_equal(spearman(np.ones((1, 4)), b[:1, :4]), [np.nan])

@@ -9,9 +9,9 @@ from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
 from analysis.report.shared import converged_params, forward_flops
-from analysis.statistics import Estimate, median
+from analysis.statistics import Estimate, median, spearman
 from analysis.training import metric_unit
-from analysis.units import Agreement, UnitEffects, WeightEffects, agreement, spearman, unit_effects, weight_effects
+from analysis.units import Agreement, UnitEffects, WeightEffects, agreement, unit_effects, weight_effects
 from wspace.models import as_matrix
 from wspace.run import Run
 from wspace.tree import Params
@@ -45,7 +45,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         headline="Across the weights of a layer, magnitude and the effect of removal on the loss have a rank correlation of "
         "{removed_raw}; magnitude and the effect of an equal shift one of {shifted_raw} "
         f"({{seeds:n}} {plural(seeds, 'seed', 'seeds')})."
-        if "removed_raw" in findings
+        if {"removed_raw", "shifted_raw"} <= findings.keys()
         else "",
         says=tuple(_says(findings, found)),
         shows=("Every weight" if found.share == 1 else "Weights from {senders_share} of what each layer's units see")
@@ -56,11 +56,11 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "nothing; unrelated numbers stay inside the shaded band. All else is hardly ever equal: a large weight on an input "
         "that hardly varies does little, and so does one into a unit that is seldom active. The rows below the first take "
         "out the scale of the input, and then what the unit does with what it receives.",
-        limits="One weight is changed at a time: weights that stand in for each other all look unimportant. The loss "
-        "is that "
-        "of train examples, without the weight penalty. Removal moves a large weight farther than a small one, so that an "
-        "effect that grows with magnitude may speak of the distance alone; the equal shift does not have this flaw. "
-        "Units can be rescaled without changing the function, which changes magnitudes and not effects.",
+        limits="One weight is changed at a time: weights that stand in for each other all look unimportant. The loss is "
+        "that of train examples, without the weight penalty. Removal moves a large weight farther than a small one, so that "
+        "an effect that grows with magnitude may speak of the distance alone. The equal shift does not have this flaw, but "
+        "as it goes both ways the slope cancels: it tells how curved the loss is along a weight. Units can be rescaled "
+        "without changing the function, which changes magnitudes and not effects.",
         pictures=tuple(_pictures(found, findings, unit, rng)),
         facts=tuple(_facts(findings)),
     )
@@ -131,11 +131,14 @@ def _says(findings: dict[str, Finding], found: Measured):
         return
     yield (
         "Mean over layers of the rank correlation between magnitude and the effect of removal on the loss: {removed_raw}. "
-        "With the scale of the input taken out it is {removed_scaled}"
+        + ("With the scale of the input taken out it is {removed_scaled}" if "removed_scaled" in findings else "")
         + (", among the weights of one unit {removed_within}." if "removed_within" in findings else ".")
     )
     if "shifted_raw" in findings:
-        yield "When every weight of a layer is shifted by the same amount, the correlation is {shifted_raw}."
+        yield (
+            "When every weight of a layer is shifted by the same amount, the correlation is {shifted_raw}: what the loss "
+            "gains, on average of a shift up and one down."
+        )
     yield (
         "Where magnitude misleads: of the largest tenth of the weights, {removed_misled} have less effect than the median "
         "weight; of the tenth with the largest effects, {removed_missed} are smaller than the median weight. Half of them "
@@ -143,10 +146,9 @@ def _says(findings: dict[str, Finding], found: Measured):
     )
     if {"unit_incoming_norm", "unit_outgoing_norm", "unit_activity"} <= findings.keys():
         yield (
-            "Of hidden units, the effect of silencing one has a rank correlation of {unit_incoming_norm} with the "
-            "length of its "
-            "incoming weights, {unit_outgoing_norm} with that of its outgoing ones, and {unit_activity} with how "
-            "active it is."
+            "Of hidden units, the effect of silencing one has a rank correlation of {unit_incoming_norm} with the length of "
+            "its incoming weights, {unit_outgoing_norm} with that of its outgoing ones, and {unit_activity} with how active "
+            "it is."
         )
 
 

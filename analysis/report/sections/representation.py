@@ -1,6 +1,5 @@
 """Section: what every layer makes of the examples, and how differently restarts do it."""
 
-import contextlib
 import dataclasses
 import itertools
 
@@ -22,6 +21,7 @@ from analysis.representation import (
     over_seeds,
     probe_layers,
     restart_map,
+    shape_distances,
 )
 from analysis.statistics import Estimate, median, median_over_pairs, pair_values, ratio_over_pairs
 from wspace.run import Run
@@ -195,12 +195,9 @@ def _map(trained: np.ndarray, untrained: np.ndarray | None) -> tuple[RestartMap 
         return None, "it takes at least three networks and three examples"
     if any(np.all(layer == layer[0]) for layer in networks):
         return None, "at least one network hands on the same for all examples there"
-    found = None
-    with contextlib.suppress(ValueError):  # networks at one place exactly; all else that it refuses is excluded above
-        found = restart_map(trained, untrained)
-    if found is None or found.distance.max() < SAME:
+    if shape_distances(np.stack(networks)).max() < SAME:
         return None, "all networks represent the examples in the same way there, but for rotations and scales"
-    return found, ""
+    return restart_map(trained, untrained), ""
 
 
 def _findings(run: Run, found: Measured, rng: np.random.Generator) -> dict[str, Finding]:

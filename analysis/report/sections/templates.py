@@ -34,23 +34,22 @@ from wspace.tree import Params, pick
 MOST_SEEDS = 32  # whose templates are matched with inputs, and grouped into types
 MOST_EXAMPLES = 1000
 MOST_INPUTS = 20_000  # patches count
-SHOWN_UNITS, SHOWN_SEEDS, SHOWN_BARS = 6, 4, 3
+SHOWN_UNITS, SHOWN_SEEDS, SHOWN_BARS, MOST_BARS = 6, 4, 3, 30
 FEWEST_RESTARTS = 3  # for units to come back
 DEPTH = 2  # inputs shown for each unit of a deeper layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Matches of each restart, what comes back (None where it cannot be asked), and the strongest inputs of a deep layer."""
+    """How inputs match (name -> one number a restart), what comes back (None where it cannot be asked), top inputs."""
 
-    matches: tuple[Matches, ...]
+    matches: dict[str, np.ndarray]
     num_examples: int
     recurrence: Recurrence | None
     types: Types | None
     aligned: np.ndarray
     layer: int
     top: TopInputs
-    handed_on: np.ndarray
 
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
@@ -58,7 +57,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     ids, params = converged_params(run)
     found = measure(run, ids, params, rng, tell)
     findings = _findings(found, rng)
-    image = _image_shape(run)
+    image = isinstance(run.model, ConvNet) or _as_images(run, run.data.x_train[:1]) is not None
     return Content(
         findings=findings,
         headline="Of the first layer's units, {rate} come back in other restarts, where {expected} of untrained ones would "
@@ -69,7 +68,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         shows="The weights that a unit of the first layer receives, its template, "
         + ("as images" if image else "as bars, one for each feature")
         + "; how inputs match templates, by dot product and by the cosine of the angle between them, on {examples} train "
-        f"examples of {{seeds}} {plural(len(found.matches), 'restart', 'restarts')}."
+        f"examples of {{seeds}} {plural(len(found.matches['same_top']), 'restart', 'restarts')}."
         + (
             " Restarts are aligned, so that matching units have one name; a unit comes back if it agrees with the mean of "
             "the others' beyond what nearly all units of untrained networks do after the same alignment."
@@ -107,7 +106,8 @@ def measure(run: Run, ids: list[int], params: Params, rng: np.random.Generator, 
     some = jax.tree.map(lambda leaf: np.asarray(leaf)[:num], params)
     x = run.data.x_train[np.sort(rng.permutation(len(run.data.x_train))[: _num_examples(run)])]
     tell("matching inputs with templates")
-    matched = tuple(matches(run.model, pick(some, seed), x) for seed in range(num))
+    each = [_matching(matches(run.model, pick(some, seed), x)) for seed in range(num)]
+    matched = {name: np.array([values[name] for values in each]) for name in each[0]}
     returned, kinds = None, None
     aligned = templates(params, run.data.input_shape)
     if run.model.symmetry.layers and len(ids) >= FEWEST_RESTARTS and not all_equal(params):
@@ -128,7 +128,20 @@ def measure(run: Run, ids: list[int], params: Params, rng: np.random.Generator, 
     layer = max(0, run.model.num_layers - 2)
     handed_on = representations(run.model, jax.tree.map(lambda leaf: leaf[:1], some), run.data.x_train)[layer]
     best = top_inputs(handed_on, min(DEPTH, len(run.data.x_train)))
-    return Measured(matched, len(x), returned, kinds, aligned, layer, best, handed_on)
+    return Measured(matched, len(x), returned, kinds, aligned, layer, best)
+
+
+def _matching(found: Matches) -> dict[str, float]:
+    """Of one restart, medians over its units."""
+    middle = lambda values: float(np.median(known)) if len(known := values[np.isfinite(values)]) else np.nan  # noqa: E731
+    return {
+        "same_top": found.same_top,
+        "length_of_top": middle(found.length_of_top(found.dot)),
+        "length_of_best_match": middle(found.length_of_top(found.cosine)),
+        "told_by_dot": middle(found.told_by_dot),
+        "told_by_cosine": middle(found.told_by_cosine),
+        "share_of_norm": middle(found.share_of_norm),
+    }
 
 
 def _num_examples(run: Run) -> int:
@@ -137,23 +150,11 @@ def _num_examples(run: Run) -> int:
 
 
 def _findings(found: Measured, rng: np.random.Generator) -> dict[str, Finding]:
-    num = len(found.matches)
+    num = len(found.matches["same_top"])
     findings = {"seeds": finding(num, n=num), "examples": finding(found.num_examples)}
-
-    def tell(name: str, each: list[float], unit: str = "") -> None:
-        values = np.array(each)
-        if len(known := values[np.isfinite(values)]):
-            findings[name] = finding(median(known, rng=rng, unit=unit))
-
-    def middle(values: np.ndarray) -> float:
-        return float(np.median(known)) if len(known := values[np.isfinite(values)]) else np.nan
-
-    tell("same_top", [one.same_top for one in found.matches], "share")
-    tell("length_of_top", [middle(one.length_of_top(one.dot)) for one in found.matches], "share")
-    tell("length_of_best_match", [middle(one.length_of_top(one.cosine)) for one in found.matches], "share")
-    tell("told_by_dot", [middle(one.told_by_dot) for one in found.matches])
-    tell("told_by_cosine", [middle(one.told_by_cosine) for one in found.matches])
-    tell("share_of_norm", [middle(one.share_of_norm) for one in found.matches], "share")
+    for name, each in found.matches.items():
+        if len(known := each[np.isfinite(each)]):
+            findings[name] = finding(median(known, rng=rng, unit="" if name.startswith("told") else "share"))
     if (returned := found.recurrence) is not None:
         findings |= {
             "rate": finding(returned.rate),
@@ -187,37 +188,32 @@ def _says(findings: dict[str, Finding], found: Measured):
             "input and template, and of {told_by_cosine} with their cosine."
         )
     yield (
-        "A match is relative to length: the input with the largest dot product is also the one with the largest cosine for "
-        "{same_top} of the units. Half of the units, or more, answer most to an input that is longer than "
-        "{length_of_top} of all; "
-        "their best match by cosine is longer than {length_of_best_match}."
+        "The input with the largest dot product is also the one with the largest cosine for {same_top} of the units. The "
+        "median unit answers most to an input that is longer than {length_of_top} of all; its best match by cosine is "
+        "longer than {length_of_best_match}."
     )
     if "share_of_norm" in findings:
         yield (
             "Of the variation of positive dot products, on a log scale, {share_of_norm} comes from the lengths of the "
-            "inputs; "
-            "the rest comes from the angle."
+            "inputs; the rest comes from the angle."
         )
     if found.recurrence:
         yield (
-            "Of the {units} units of the first layer, {rate} come back in a restart, against {expected} by chance; "
-            "{always} of "
-            "them in every restart. The median cosine with the mean of the other restarts is {agreement}, of untrained "
-            "networks "
-            "{agreement_untrained}; beyond {threshold:value} a unit counts as coming back."
+            "Of the {units} units of the first layer, {rate} come back in a restart, against {expected} by chance; {always} "
+            "of them in every restart. The median cosine with the mean of the other restarts is {agreement}, of untrained "
+            "networks {agreement_untrained}; beyond {threshold:value} a unit counts as coming back."
         )
     else:
         yield (
-            "Whether units come back cannot be asked here: it takes several restarts that begin at different weights "
-            "and have "
-            "hidden units."
+            "Whether units come back cannot be asked here: it takes several restarts that begin at different weights and "
+            "have hidden units."
         )
     if found.types:
         yield (
-            "Without any alignment, units of all restarts fall into types by the angles between them: {grouped} of "
-            "them belong "
-            "to a type that more than one restart has, in {common_types} types; of untrained networks {grouped_untrained} "
-            "have another unit of their type. The largest type occurs in {largest_spread} of the restarts."
+            "Without any alignment, units of all restarts fall into types by the angles between them: {grouped} of them "
+            "belong to a type that more than one restart has, in {common_types} types; of untrained networks "
+            "{grouped_untrained} have another unit of their type. The largest type occurs in {largest_spread} of the "
+            "restarts."
         )
 
 
@@ -228,10 +224,14 @@ def _facts(findings: dict[str, Finding]):
         yield "Types of units", "{types}"
 
 
-def _image_shape(run: Run) -> tuple[int, int] | None:
-    """Height and width of an image of one channel, or None."""
+def _as_images(run: Run, values: np.ndarray) -> np.ndarray | None:
+    """(..., *input shape) as (..., height, width), the mean over channels; None where inputs are no images."""
     shape = run.data.input_shape
-    return (shape[0], shape[1]) if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1) else None
+    lead = values.shape[: values.ndim - len(shape)] if values.shape[-len(shape) :] == shape else values.shape[:-1]
+    if len(shape) not in (2, 3) or min(shape[:2]) < 2:
+        return None
+    images = values.reshape(*lead, *shape)
+    return images.mean(axis=-1) if len(shape) == 3 else images
 
 
 def _chosen(found: Measured) -> np.ndarray:
@@ -242,7 +242,7 @@ def _chosen(found: Measured) -> np.ndarray:
 
 
 def _pictures(run: Run, ids: list[int], params: Params, found: Measured, findings: dict[str, Finding], rng):
-    chosen, image = _chosen(found), _image_shape(run)
+    chosen = _chosen(found)
     names = [f"unit {unit + 1}" for unit in chosen]
     aligned = "aligned " if found.recurrence else ""
     seeds = range(min(SHOWN_SEEDS, len(found.aligned)))
@@ -251,11 +251,8 @@ def _pictures(run: Run, ids: list[int], params: Params, found: Measured, finding
     if found.recurrence is not None:
         consensus = found.recurrence.consensus[chosen].reshape(1, *shown.shape[1:])
         shown, labels = np.concatenate([consensus, shown]), ["all seeds", *labels]
-    sheet = None
-    if shown.ndim == 5:  # kernels, of which the first channel is drawn
-        sheet = shown[..., 0]
-    elif image:
-        sheet = shown.reshape(*shown.shape[:2], *image)
+    kernels = isinstance(run.model, ConvNet)
+    sheet = shown.mean(axis=-1) if kernels else _as_images(run, shown)
     if sheet is not None:
         yield Picture(
             "templates",
@@ -263,16 +260,20 @@ def _pictures(run: Run, ids: list[int], params: Params, found: Measured, finding
             f"Templates of the first layer: a row for each {aligned}restart, a column for each unit"
             + (", those first that agree most with the other restarts. " if found.recurrence else ". ")
             + "Each has a scale of its own; red is positive, blue negative, white zero."
+            + (" Drawn is the mean over the channels of the inputs." if _colours(run) else "")
             + (" Above: the mean direction over all restarts." if found.recurrence else ""),
             "Images of incoming weights, a row a restart, a column a unit.",
         )
     else:
+        weights = found.aligned[0][chosen[:SHOWN_BARS]].reshape(len(chosen[:SHOWN_BARS]), -1)
+        kept = np.sort(np.argsort(-np.abs(weights).max(axis=0), kind="stable")[:MOST_BARS])
         yield Picture(
             "templates",
             figures.bars(
-                found.aligned[0][chosen[:SHOWN_BARS]], run.data.feature_names, names[:SHOWN_BARS], "Incoming weights"
+                weights[:, kept], [run.data.feature_names[k] for k in kept], names[:SHOWN_BARS], "Incoming weights"
             ),
             f"Templates of the first layer of one {aligned}restart: a bar for each feature, all on one scale"
+            + ("" if len(kept) == run.data.num_features else ", of those features that have the largest weights")
             + ("; those units that agree most with the other restarts." if found.recurrence else "."),
             "Bars of incoming weights, a panel a unit.",
         )
@@ -282,16 +283,19 @@ def _pictures(run: Run, ids: list[int], params: Params, found: Measured, finding
             figures.recurrence(
                 found.recurrence.agreement.ravel(), found.recurrence.null.ravel(), found.recurrence.threshold
             ),
-            "Cosine of each unit's template with the mean of the other restarts' matched ones, all units of all "
-            "restarts; grey: "
-            "the same networks before training, aligned in the same way. Dashed: what few untrained units exceed.",
+            "Cosine of each unit's template with the mean of the other restarts' matched ones, all units of all restarts; "
+            "grey: the same networks before training, aligned in the same way. Dashed: what few untrained units exceed.",
             "Histograms of agreement with other restarts: trained {agreement:value}, untrained {agreement_untrained:value}.",
         )
-    if image and found.layer > 0:
-        yield _deeper(run, params, found, image, rng)
+    if found.layer > 0 and _as_images(run, run.data.x_train[:1]) is not None:
+        yield _deeper(run, params, found, rng)
 
 
-def _deeper(run: Run, params: Params, found: Measured, image: tuple[int, int], rng: np.random.Generator) -> Picture:
+def _colours(run: Run) -> bool:
+    return len(run.data.input_shape) == 3 and run.data.input_shape[2] > 1
+
+
+def _deeper(run: Run, params: Params, found: Measured, rng: np.random.Generator) -> Picture:
     """The last hidden layer of the first restart: strongest inputs, what they project to, and the greatest inputs."""
     one = pick(params, 0)
     strength = found.top.values[0, :, 0]
@@ -305,15 +309,16 @@ def _deeper(run: Run, params: Params, found: Measured, image: tuple[int, int], r
     rows["greatest"] = greatest_inputs(
         run.model, one, run.data.num_features, layer=found.layer, radius=radius, rng=rng, num_starts=2
     ).best
-    sheet = np.stack([values[order].reshape(len(order), *image) for values in rows.values()])
+    sheet = _as_images(run, np.stack([values[order] for values in rows.values()]))
+    assert sheet is not None
     return Picture(
         "deeper",
         figures.images(sheet, list(rows), [f"unit {unit + 1}" for unit in order], "Units of the last hidden layer"),
-        "One restart; the units of the last hidden layer that answer most to any train example. From above: the "
-        "examples that "
-        "a unit answers to most, as the network sees them; the gradient of its answer at the first of them"
+        "One restart; the units of the last hidden layer that answer most to any train example. From above: the examples "
+        "that a unit answers to most, as the network sees them; the gradient of its answer at the first of them"
         + ("; the same sent back by a deconvnet, rectified on its way; " if run.model.activation == "relu" else "; ")
-        + "and the input, as long as a typical example, that raises what the unit receives most. Scales differ.",
+        + "and the input, as long as a typical example, that raises what the unit receives most. Scales differ."
+        + (" Drawn is the mean over the channels of the inputs." if _colours(run) else ""),
         "Images for units of the last hidden layer: strongest inputs, gradients, and inputs of greatest response.",
     )
 

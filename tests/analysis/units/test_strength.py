@@ -2,10 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from hand_built import NETWORKS, Xor, draw
 
-from analysis.units import agreement, spearman, unit_effects, weight_effects
+from analysis.units import agreement, unit_effects, weight_effects
 from wspace import MLP
 from wspace.objective import example_loss
 from wspace.tree import pick
@@ -150,13 +149,6 @@ def test_unrelated_numbers_have_no_rank_correlation(rng):
     for correlations in (told.raw, told.scaled, told.within):
         assert np.abs(correlations).max() < 5 * told.chance
     assert 0.3 < told.misled.mean() < 0.7
-
-
-def test_rank_correlations_are_scipys(rng):
-    a, b = rng.integers(5, size=(3, 30)).astype(float), rng.standard_normal((3, 30))
-    expected = np.array([scipy.stats.spearmanr(u, v)[0] for u, v in zip(a, b, strict=True)], float)
-    np.testing.assert_allclose(spearman(a, b), expected, rtol=1e-12)
-    np.testing.assert_array_equal(spearman(np.ones((1, 4)), b[:1, :4]), [np.nan])
 
 
 def test_relabelled_units_have_relabelled_effects(rng):
