@@ -141,7 +141,7 @@ def _directions(units: np.ndarray) -> np.ndarray:
 def _agreement(directions: np.ndarray) -> np.ndarray:
     """Cosine of each seed's unit with the sum over the others."""
     others = _directions(directions.sum(axis=0) - directions)
-    return np.sum(directions * others, axis=-1)
+    return np.sum(directions * others, axis=-1).clip(-1, 1)  # rounding
 
 
 def _grouped(directions: np.ndarray, threshold: float) -> np.ndarray:

@@ -80,7 +80,7 @@ class UnitEffects:
 class Agreement:
     """How far magnitude tells influence: Spearman's rank correlations over the weights of a layer, one a seed.
 
-    NaN for a seed without any variation of magnitudes or of changes.
+    Correlations are NaN for a seed without any variation of magnitudes or of changes.
 
     Attributes:
         raw: |W_ij| against the change, (seed,).
