@@ -33,6 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_images
 
+from analysis.figures import style
+from analysis.figures import units as figures
 from analysis.report.findings import Finding, dumps, finding, phrase
 from analysis.statistics import Estimate, median
 from analysis.units.gabor import GaborComparison, compare, fit_gabor, median_r2, random_phases, share_above
@@ -65,6 +67,15 @@ ROWS = {
     "scrambled": "photographs with random phases: filters",
 }
 
+LINES = {
+    "filters": "photographs",
+    "init": "untrained",
+    "scrambled": "scrambled photographs",
+    "phases": "random phases",
+    "pixels": "pixels shuffled",
+    "noise": "noise",
+}
+
 
 def main(
     num_seeds: int = 16,
@@ -90,7 +101,7 @@ def main(
         l2: coefficient of the penalty.
         num_fitted: units of each network whose filters are fitted: the first, as units have no order.
         num_starts: of each fit.
-        out: folder of the data, the runs, comparison.json and filters.npz.
+        out: folder of the data, the runs, comparison.json, filters.npz, filters.svg and scores.svg.
     """
     console, rng = Console(), np.random.default_rng(0)
     if size % 2 or size <= CENTRE or not 1 <= num_fitted <= num_units or num_patches < 20:
@@ -132,10 +143,20 @@ def main(
     }
     numbers_file, filters_file = out / "comparison.json", out / "filters.npz"
     numbers_file.write_text(dumps(found), encoding="utf-8")
-    arrays: dict[str, Any] = {f"r2_{name}": r2 for name, r2 in {**comparison.nulls, **fits}.items()}
-    arrays |= {"filters": filters, "seeds": seeds, "fitted": comparison.fits.images, "r2": comparison.fits.r2}
+    r2 = {"filters": comparison.fits.r2, **fits, **comparison.nulls}
+    drawn = {
+        "filters": figures.gabor_fits(filters, comparison.fits.images, r2["filters"], "Gabor functions, best to worst"),
+        "scores": figures.gabor_scores({label: r2[name] for name, label in LINES.items()}),
+    }
+    for name, figure in drawn.items():
+        (out / f"{name}.svg").write_bytes(style.svg(figure))
+    arrays: dict[str, Any] = {f"r2_{name}": values for name, values in r2.items()}
+    arrays |= {"filters": filters, "seeds": seeds, "fitted": comparison.fits.images}
     np.savez(filters_file, **arrays)
-    console.print(f"numbers: {numbers_file}; filters and fits: {filters_file}", soft_wrap=True)
+    console.print(
+        f"numbers: {numbers_file}; filters and fits: {filters_file}; figures: {out / 'filters.svg'}, {out / 'scores.svg'}",
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -80,6 +80,17 @@ def test_statistics_are_of_the_train_set_only(name):
         np.testing.assert_allclose(test, expected_test, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["digits", "wine"])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_inputs_can_be_had_as_they_were_given(name, standardize):
+    dataset, raw = (
+        data.load(DataSpec(name=name, standardize=standardize)),
+        data.load(DataSpec(name=name, standardize=False)),
+    )
+    np.testing.assert_allclose(dataset.as_given(dataset.x_train), raw.x_train, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dataset.as_given(dataset.x_test[3]), raw.x_test[3], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", BUNDLED)
 def test_train_and_test_together_are_the_source(name):
     load = getattr(bundled, f"load_{name}")

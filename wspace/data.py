@@ -34,6 +34,7 @@ class Dataset:
         num_classes: 0 for regression.
         input_shape: shape of one input before flattening, e.g. (8, 8); its product is the number of features.
         feature_names, class_names: for tables and figures; class_names is empty for regression.
+        x_mean, x_scale: what was subtracted from inputs, and what they were divided by then, (feature,) float64.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Dataset:
     input_shape: tuple[int, ...]
     feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
+    x_mean: np.ndarray | float = 0.0
+    x_scale: np.ndarray | float = 1.0
+
+    def as_given(self, x: Float[np.ndarray, "*_ feature"]) -> Float[np.ndarray, "*_ feature"]:
+        """Inputs in the units in which they came, x x_scale + x_mean, float64."""
+        return x.astype(float) * self.x_scale + self.x_mean
 
     @property
     def num_features(self) -> int:
@@ -250,10 +257,13 @@ def _prepare(name: str, source: _Source, spec: DataSpec) -> Dataset:
     for what, given, num in (("feature", names, x_train.shape[1]), ("class", classes, num_classes)):
         if len(given) != num:
             raise DataError(f"{name}: {len(given)} {what} names are given, {num} are expected")
+    x_mean, x_scale = 0.0, 1.0
     if spec.standardize:
-        x_train, x_test = _standardize(x_train, x_test)
+        x_mean, x_scale = _moments(x_train)
+        x_train, x_test = ((x - x_mean) / x_scale for x in (x_train, x_test))
         if source.task == "regression":
-            y_train, y_test = _standardize(y_train, y_test)
+            y_mean, y_scale = _moments(y_train)
+            y_train, y_test = ((y - y_mean) / y_scale for y in (y_train, y_test))
     dtype = np.int32 if source.task == "classification" else np.float32
     x_train, x_test = _frozen(x_train, np.float32), _frozen(x_test, np.float32)
     y_train, y_test = _frozen(y_train, dtype), _frozen(y_test, dtype)
@@ -270,7 +280,9 @@ def _prepare(name: str, source: _Source, spec: DataSpec) -> Dataset:
             f"{name}: all {len(y_test)} test targets are equal: at least two that differ are expected, as r2 compares "
             "errors with their scatter; take more examples or a larger data.test_fraction"
         )
-    return Dataset(name, source.task, x_train, y_train, x_test, y_test, num_classes, input_shape, names, classes)
+    return Dataset(
+        name, source.task, x_train, y_train, x_test, y_test, num_classes, input_shape, names, classes, x_mean, x_scale
+    )
 
 
 def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -389,14 +401,12 @@ def _is_constant(a: Shaped[np.ndarray, "train _"]) -> Bool[np.ndarray, " _"]:
     return np.subtract(a.max(axis=0), a.min(axis=0), dtype=float) < TINY
 
 
-def _standardize(
-    train: Shaped[np.ndarray, "train _"], test: Shaped[np.ndarray, "test _"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(a - mean) / standard deviation, both of the train set in float64; constant columns are only centred."""
+def _moments(train: Shaped[np.ndarray, "train _"]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the train set in float64; 1 for constant columns, which are only centred."""
     constant = _is_constant(train)
     mean = np.where(constant, train[0], train.mean(axis=0, dtype=float))  # exact: a constant column becomes 0
     scale = np.where(constant, 1.0, train.std(axis=0, dtype=float))
-    return (train - mean) / scale, (test - mean) / scale
+    return mean, scale
 
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:

@@ -16,6 +16,14 @@ from analysis.statistics import Estimate
 LEAST = 1e-9, 1e-5  # smaller changes, and magnitudes, than this share of the largest are drawn at it
 CELL = 0.66  # inches that one image takes, at most
 MARGIN = 0.95  # inches for the names of rows
+MOST_FITS = 6  # drawn beside each other
+SCORE_LOOKS = tuple(
+    zip(
+        (style.END, style.INIT, style.CYCLE[1], style.CYCLE[0], style.CYCLE[3], style.CYCLE[4]),
+        ("-", "-", (0, (5, 1.5)), (0, (1, 1)), "-.", "-"),
+        strict=True,
+    )
+)
 MAP = "RdBu_r"  # white is 0, red positive, blue negative; told apart by colour-blind readers
 
 
@@ -73,25 +81,27 @@ def correlations(rows: Mapping[str, Mapping[str, tuple[Float[np.ndarray, "seed"]
 
 
 def images(
-    values: Float[np.ndarray, "row column height width"], rows: Sequence[str], columns: Sequence[str], title: str
-) -> Figure:
+    values: Float[np.ndarray, "row column height width"], rows: Sequence[str], columns: Sequence[str], title: str, *,
+    shared: bool = False,
+) -> Figure:  # fmt: skip
     """A sheet of images, white where a value is 0, each on a scale of its own that is symmetric around it.
 
     Args:
         values: what is drawn; NaN leaves a place empty.
         rows, columns: their names, beside and above.
         title: of the sheet.
+        shared: whether the images of a column have one scale.
     """
     num_rows, num_columns = values.shape[:2]
     cell = min(CELL, (style.PANEL[0] - MARGIN) / num_columns)
-    figure = style.canvas((style.PANEL[0], 0.75 + 1.15 * cell * num_rows))
+    figure = style.canvas((style.PANEL[0], 0.75 + cell * num_rows))
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold", color=style.INK)
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     for row, column in np.ndindex(num_rows, num_columns):
         axes, image = cast(Axes, grid[row, column]), values[row, column]
         _bare(axes)
         if np.all(np.isfinite(image)):
-            most = float(np.abs(image).max()) or 1.0
+            most = float(np.nanmax(np.abs(values[:, column] if shared else image))) or 1.0
             axes.imshow(image, cmap=MAP, vmin=-most, vmax=most, interpolation="nearest")
         else:
             axes.set_visible(False)
@@ -103,8 +113,9 @@ def images(
 
 
 def bars(
-    values: Float[np.ndarray, "unit feature"], features: Sequence[str], units: Sequence[str], title: str
-) -> Figure:
+    values: Float[np.ndarray, "unit feature"], features: Sequence[str], units: Sequence[str], title: str,
+    quantity: str = "weight",
+) -> Figure:  # fmt: skip
     """Templates of tables: a panel a unit, a bar a feature.
 
     Args:
@@ -112,6 +123,7 @@ def bars(
         features: their names.
         units: names of the panels.
         title: of the sheet.
+        quantity: what the bars are.
     """
     num = len(values)
     figure = style.canvas((style.PANEL[0], max(2.2, 0.9 + 0.2 * len(features))))
@@ -129,7 +141,7 @@ def bars(
         axes.set_title(unit, fontsize=8, color=style.MUTED, pad=3)
     grid[0].set_yticks(range(len(features)), features)
     grid[0].invert_yaxis()
-    figure.supxlabel("weight", fontsize=8.5, color=style.MUTED)
+    figure.supxlabel(quantity, fontsize=8.5, color=style.MUTED)
     return figure
 
 
@@ -214,6 +226,45 @@ def recurrence(trained: Float[np.ndarray, "_"], null: Float[np.ndarray, "_"], th
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     _legend_below(figure, 3)
+    return figure
+
+
+def gabor_fits(
+    filters: Float[np.ndarray, "filter height width"], fits: Float[np.ndarray, "filter height width"],
+    r2: Float[np.ndarray, "filter"], title: str,
+) -> Figure:  # fmt: skip
+    """Filters above the Gabor functions nearest to them, evenly chosen from the best fit to the worst.
+
+    Args:
+        filters, fits: a filter and its fit have one scale.
+        r2: of the fits; filters without one (NaN) are not shown. At least one has it.
+        title: of the sheet.
+    """
+    known = np.flatnonzero(np.isfinite(r2))
+    order = known[np.argsort(-r2[known], kind="stable")]
+    shown = order[np.linspace(0, len(order) - 1, min(MOST_FITS, len(order))).round().astype(int)]
+    scores = [f"R² {r2[k]:.2f}".replace("-", "−") for k in shown]
+    return images(np.stack([filters[shown], fits[shown]]), ["filter", "fit"], scores, title, shared=True)
+
+
+def gabor_scores(kinds: Mapping[str, Float[np.ndarray, "_"]]) -> Figure:
+    """Cumulative shares of R^2, a line a kind of filter, the first one stronger; R^2 below 0 is drawn at 0.
+
+    Args:
+        kinds: label -> R^2 of its filters; NaN is left out, and so are kinds without any. At most six.
+    """
+    figure, axes = style.panel(
+        "How well Gabor functions fit", "R² of the fit", "share of filters at most there", (4.1, 3.6)
+    )
+    for number, ((label, r2), look) in enumerate(zip(kinds.items(), SCORE_LOOKS, strict=False)):
+        if len(known := r2[np.isfinite(r2)]):
+            color, line = look
+            width = 1.4 if number else 2.4
+            axes.ecdf(np.maximum(known, 0), color=color, linewidth=width, linestyle=line, label=label)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    _legend_below(figure, 2)
     return figure
 
 

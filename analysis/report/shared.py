@@ -35,6 +35,21 @@ def converged_params(run: Run) -> tuple[list[int], Params]:
     return ids, run.params(ids)
 
 
+def as_images(run: Run, values: np.ndarray) -> np.ndarray | None:
+    """(..., *input shape) as (..., height, width), the mean over channels; None where inputs are no images."""
+    shape = run.data.input_shape
+    lead = values.shape[: values.ndim - len(shape)] if values.shape[-len(shape) :] == shape else values.shape[:-1]
+    if len(shape) not in (2, 3) or min(shape[:2]) < 2:
+        return None
+    images = values.reshape(*lead, *shape)
+    return images.mean(axis=-1) if len(shape) == 3 else images
+
+
+def several_channels(run: Run) -> bool:
+    """Whether inputs are images of more than one channel."""
+    return len(run.data.input_shape) == 3 and run.data.input_shape[2] > 1
+
+
 def all_equal(params: Params) -> bool:
     """Whether all stacked networks have the same weights."""
     return all(np.all(leaf == leaf[:1]) for leaf in jax.tree.leaves(params))

@@ -357,6 +357,7 @@ def draw(walks, curve, line):
         "influence correlations": units_figures.correlations(rank_correlations(rng), 0.05),
         "weights": units_figures.weights({"layer 1": (np.linspace(-2, 2, 9), np.full(8, 0.125))}),
         "reliability": units_figures.reliability(*bins(rng)),
+        "gabor scores": units_figures.gabor_scores(scores(rng)),
         "recurrence": units_figures.recurrence(rng.uniform(0.2, 0.9, 90), rng.uniform(-0.3, 0.5, 90), 0.45),
         "examples by class": by_class(),
         "examples by target": representation_figures.by_target(
@@ -399,6 +400,13 @@ def bins(rng):
     accuracy, counts = rng.random((NUM, 6)), np.tile(np.arange(6), (NUM, 1))
     confidence[:, 0] = accuracy[:, 0] = np.nan
     return confidence, accuracy, counts
+
+
+def scores(rng):
+    """R^2 of six kinds of filters; some below 0, some unknown."""
+    kinds = {f"kind of filter {k}": rng.uniform(-0.1, 0.9, 30) for k in range(6)}
+    kinds["kind of filter 1"][:5] = np.nan
+    return kinds
 
 
 def layers_in_plane():
@@ -664,6 +672,7 @@ def test_labels_have_units(every):
         "influence correlations": ("Spearman's rank correlation", ""),
         "weights": ("weight", "share of the layer's weights in a bin"),
         "reliability": ("probability given to the predicted class", "share of right predictions"),
+        "gabor scores": ("R² of the fit", "share of filters at most there"),
         "recurrence": ("cosine with the other restarts' matched units", "share of units in a bin"),
         "examples by class": ("36 % + 23 % of the variance", ""),
         "examples by target": ("36 % + 23 % of the variance", ""),
@@ -1292,6 +1301,29 @@ def test_images_are_those_given_each_on_a_symmetric_scale(rng):
         assert high == -low == np.abs(values[row, column]).max()
 
 
+def test_filters_stand_above_their_fits_from_the_best_to_the_worst(rng):
+    filters, fits, r2 = rng.standard_normal((9, 4, 5)), rng.standard_normal((9, 4, 5)), rng.permutation(9) / 10
+    r2[3] = np.nan
+    figure = units_figures.gabor_fits(filters, fits, r2, "Fits")
+    order = [k for k in np.argsort(-r2) if k != 3]
+    columns = [order[round(place)] for place in np.linspace(0, 7, 6)]
+    for k, above, below in zip(columns, figure.axes[:6], figure.axes[6:], strict=True):
+        for image, values in ((above.images[0], filters), (below.images[0], fits)):
+            np.testing.assert_array_equal(image.get_array(), values[k])
+            assert image.get_clim()[1] == max(np.abs(filters[k]).max(), np.abs(fits[k]).max())
+        assert above.get_title() == f"R² {r2[k]:.2f}"
+
+
+def test_scores_are_cumulative_shares(rng):
+    kinds = scores(rng) | {"none": np.full(4, np.nan)}
+    axes = only(units_figures.gabor_scores(dict(list(kinds.items())[1:])))
+    assert len(axes.lines) == 5
+    x, y = axes.lines[0].get_data()
+    known = np.sort(kinds["kind of filter 1"][5:])
+    np.testing.assert_allclose(np.asarray(x)[1:], np.maximum(known, 0))
+    np.testing.assert_allclose(np.asarray(y)[1:], np.arange(1, 26) / 25)
+
+
 def test_bars_are_the_weights(rng):
     values = rng.standard_normal((2, 4))
     figure = units_figures.bars(values, list("wxyz"), ["unit 1", "unit 2"], "Weights")
@@ -1305,7 +1337,8 @@ def test_words_of_sheets_can_be_read_on_a_phone(rng):
         rng.standard_normal((5, 6, 3, 3)), [f"seed {i}" for i in range(5)], list("abcdef"), "T"
     )
     bars = units_figures.bars(rng.standard_normal((3, 30)), [f"mean texture {i}" for i in range(30)], list("abc"), "T")
-    for figure in (images, bars):
+    fits = units_figures.gabor_fits(rng.random((8, 5, 5)), rng.random((8, 5, 5)), rng.random(8), "T")
+    for figure in (images, bars, fits, units_figures.gabor_scores(scores(rng))):
         scale = 340 / (72 * figure.get_figwidth())
         assert min(float(text.get_fontsize()) * scale for text in words(figure)) >= 9
 

@@ -7,6 +7,7 @@ from report_pages import Page, altered, check_alone, check_numbers, toy
 
 from analysis.report import write_report
 from analysis.report.sections import representation
+from analysis.report.sections.representation import measured
 from analysis.representation import class_distances, features, probe_layers, shape_distances
 from analysis.statistics import pair_values
 from wspace.run import open_run
@@ -132,8 +133,8 @@ def test_deep_networks_are_told_by_a_few_layers(tmp_path):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_left_out_or_made_smaller(rng, monkeypatch, tmp_path):
-    monkeypatch.setattr(representation, "PROBE_WORK", 1.0)
-    monkeypatch.setattr(representation, "FEWEST_TRAIN", 60)
+    monkeypatch.setattr(measured, "PROBE_WORK", 1.0)
+    monkeypatch.setattr(measured, "FEWEST_TRAIN", 60)
     x = rng.standard_normal((90, 4))
     np.savez(tmp_path / "few.npz", x=x, y=np.repeat([0, 1, 2], 30))
     data = {"name": "npz", "path": str(tmp_path / "few.npz"), "test_fraction": 0.034}

@@ -1,5 +1,7 @@
 """What the page says about weights and units, against plain computations; and what it leaves out."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,13 @@ import zarr
 from report_pages import Page, altered, check_alone, check_numbers, toy
 
 from analysis.report import write_report
-from analysis.report.sections import influence, probabilities, templates
+from analysis.report.sections import gabor, influence, probabilities, templates
+from analysis.units import gabor as gabor_function
 from wspace import open_run
 from wspace.objective import example_loss
 from wspace.symmetry import act_on_theta, random_element
 from wspace.train import train
-from wspace.tree import pick
+from wspace.tree import pick, ravel
 
 SECTIONS = (templates.SECTION, influence.SECTION, probabilities.SECTION)
 
@@ -111,7 +114,8 @@ def test_images_and_kernels_are_drawn(rng, tmp_path):
         )  # fmt: skip
         run = train(spec, tmp_path / str(len(kind)), num_devices=1)
         page = Page(write_report(run, sections=SECTIONS))
-        assert len(page.get("img")) == 3 + 2 + 2  # templates, recurrence and deeper; influence; weights and calibration
+        pictures = 4 + 2 + 2  # templates, recurrence, types and strongest inputs; influence; weights and calibration
+        assert len(page.get("img")) == pictures
         assert "deconvnet" in page.text
         check_numbers(page)
 
@@ -140,3 +144,55 @@ def test_colours_and_wide_tables_have_pictures_of_a_bounded_size(rng, tmp_path):
         assert ("mean over the channels" in page.text) == (name == "colours")
         assert ("those features that have the largest weights" in page.text) == (name == "table")
         check_numbers(page)
+
+
+def planted(run, gabors, out):
+    """A copy of a run whose trained first layers have these templates (unit, height, width), of lengths that differ."""
+    shutil.copytree(run.path, out, ignore=shutil.ignore_patterns("report"))
+    array = zarr.open_group(out / "run.zarr", mode="r+")["theta"]
+    assert isinstance(array, zarr.Array)
+    params = jax.tree.map(np.array, run.params())
+    params[0]["weight"][:] = gabors.reshape(len(gabors), -1).T * np.arange(1, 1 + len(gabors))
+    array[:, -1] = np.asarray(ravel(params, 1))
+    return open_run(out)
+
+
+def test_planted_gabor_functions_are_found_and_untrained_filters_are_not(rng, tmp_path):
+    np.savez(tmp_path / "images.npz", x=rng.standard_normal((60, 9, 9)), y=np.arange(60) % 3)
+    spec = toy(
+        data={"name": "npz", "path": str(tmp_path / "images.npz")}, model={"hidden": [4]},
+        train={"num_steps": 2, "batch_size": 12}, seeds={"num": 3},
+    )  # fmt: skip
+    run = train(spec, tmp_path / "run", num_devices=1)
+    waves = np.stack([
+        gabor_function((9, 9), along=2, across=2.5, orientation=angle, frequency=0.22, phase=phase)
+        for angle, phase in ((0.3, 0), (1.1, 1), (2, -1), (2.9, 2))
+    ])  # fmt: skip
+    found = planted(run, waves, tmp_path / "planted")
+    page = Page(write_report(found, sections=(gabor.SECTION,)))
+    findings = {name: item["value"] for name, item in page.findings["gabor"].items()}
+    assert findings["r2"] == pytest.approx(1, abs=1e-4)
+    assert findings["frequency"] == pytest.approx(0.22, abs=1e-3)
+    assert (findings["along"], findings["across"]) == (pytest.approx(2, abs=0.01), pytest.approx(2.5, abs=0.01))
+    assert (findings["above_pixels"], findings["above_noise"]) == (1, 1)
+    assert max(findings["r2_noise"], findings["r2_pixels"], findings["r2_untrained"]) < 0.6
+    assert findings["gained"] == pytest.approx(findings["r2"] - findings["r2_untrained"], abs=0.1)
+    assert (findings["filters"], findings["seeds"], findings["constant"]) == (12, 3, 0)
+    assert len(page.get("img")) == 2
+    check_numbers(page)
+    check_alone(page)
+    constant = planted(run, np.ones((4, 9, 9)), tmp_path / "constant")
+    assert gabor.has_filters(constant) == "All filters are constant: there is nothing that a fit could explain."
+
+
+def test_tables_and_small_filters_have_no_gabor_functions(run, rng, tmp_path):
+    assert "no images" in str(gabor.has_filters(run))
+    np.savez(tmp_path / "images.npz", x=rng.standard_normal((60, 8, 8)), y=np.arange(60) % 3)
+    for kernel, words in ((3, "too small"), (5, None)):
+        spec = toy(
+            data={"name": "npz", "path": str(tmp_path / "images.npz")},
+            model={"kind": "convnet", "channels": [2], "hidden": [], "kernel": kernel, "activation": "relu"},
+            train={"num_steps": 1, "batch_size": 12}, seeds={"num": 1},
+        )  # fmt: skip
+        reason = gabor.has_filters(train(spec, tmp_path / str(kernel), num_devices=1))
+        assert reason is None if words is None else words in str(reason)

@@ -1,0 +1,174 @@
+"""Pictures of templates, of units that come back, of types of units, and of the inputs that units answer to."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from analysis.figures import units as figures
+from analysis.report.section import Picture
+from analysis.report.sections.templates.measured import Measured
+from analysis.report.shared import as_images, several_channels
+from analysis.units import Types, deconvolutions, gradient_images, greatest_inputs
+from wspace.models import ConvNet
+from wspace.run import Run
+from wspace.tree import Params, pick
+
+SHOWN_UNITS, SHOWN_SEEDS, SHOWN_BARS, MOST_BARS = 6, 4, 3, 30
+EXAMPLES = 3  # units of a type
+
+
+def draw(run: Run, params: Params, found: Measured, rng: np.random.Generator) -> Iterator[Picture]:
+    """Templates, units that come back, types of units, strongest inputs: those that the run allows."""
+    chosen = _chosen(found)
+    names = [f"unit {unit + 1}" for unit in chosen]
+    aligned = "aligned " if found.recurrence else ""
+    seeds = range(min(SHOWN_SEEDS, len(found.aligned)))
+    labels = [f"seed {found.ids[seed]}" for seed in seeds]
+    shown = found.aligned[: len(labels), chosen]
+    if found.recurrence is not None:
+        consensus = found.recurrence.consensus[chosen].reshape(1, *shown.shape[1:])
+        shown, labels = np.concatenate([consensus, shown]), ["all seeds", *labels]
+    sheet = _drawable(run, shown)
+    if sheet is not None:
+        yield Picture(
+            "templates",
+            figures.images(sheet, labels, names, "Incoming weights"),
+            f"Templates of the first layer: a row for each {aligned}restart, a column for each unit"
+            + (", those first that agree most with the other restarts. " if found.recurrence else ". ")
+            + "Each has a scale of its own; red is positive, blue negative, white zero."
+            + _mean_of_channels(run)
+            + (" Above: the mean direction over all restarts." if found.recurrence else ""),
+            "Images of incoming weights, a row a restart, a column a unit.",
+        )
+    else:
+        weights = found.aligned[0][chosen[:SHOWN_BARS]].reshape(len(chosen[:SHOWN_BARS]), -1)
+        kept = _largest(weights)
+        yield Picture(
+            "templates",
+            figures.bars(
+                weights[:, kept], [run.data.feature_names[k] for k in kept], names[:SHOWN_BARS], "Incoming weights"
+            ),
+            f"Templates of the first layer of one {aligned}restart: a bar for each feature, all on one scale"
+            + ("" if len(kept) == run.data.num_features else ", of those features that have the largest weights")
+            + ("; those units that agree most with the other restarts." if found.recurrence else "."),
+            "Bars of incoming weights, a panel a unit.",
+        )
+    if found.recurrence:
+        yield Picture(
+            "recurrence",
+            figures.recurrence(
+                found.recurrence.agreement.ravel(), found.recurrence.null.ravel(), found.recurrence.threshold
+            ),
+            "Cosine of each unit's template with the mean of the other restarts' matched ones, all units of all restarts; "
+            "grey: the same networks before training, aligned in the same way. Dashed: what few untrained units exceed.",
+            "Histograms of agreement with other restarts: trained {agreement:value}, untrained {agreement_untrained:value}.",
+        )
+    if found.types:
+        yield _types(run, found, found.types)
+    if as_images(run, run.data.x_train[:1]) is not None:
+        yield _strongest(run, params, found, rng)
+
+
+def _chosen(found: Measured) -> np.ndarray:
+    """Units to show: those that agree most with the other restarts, or the first ones."""
+    if found.recurrence is None:
+        return np.arange(min(SHOWN_UNITS, found.aligned.shape[1]))
+    return np.argsort(-np.median(found.recurrence.agreement, axis=0), kind="stable")[:SHOWN_UNITS]
+
+
+def _types(run: Run, found: Measured, kinds: Types) -> Picture:
+    """The types that most restarts have: their centres, and a unit of each in some restarts."""
+    order = np.argsort(-kinds.spread, kind="stable")[:SHOWN_UNITS]
+    shape, num = found.aligned.shape[2:], len(kinds.labels)
+    names = [f"{kinds.spread[kind] * num:.0f} of {num}" for kind in order]
+    centres = kinds.centres[order].reshape(len(order), *shape)
+    if (sheet := _drawable(run, centres[None])) is None:
+        weights = centres[:SHOWN_BARS].reshape(min(SHOWN_BARS, len(order)), -1)
+        kept = _largest(weights)
+        features = [run.data.feature_names[k] for k in kept]
+        titles = [f"type {place + 1}: {name}" for place, name in enumerate(names[:SHOWN_BARS])]
+        return Picture(
+            "types",
+            figures.bars(weights[:, kept], features, titles, "Types of units", "mean direction"),
+            "Types of units, those in most restarts first: the mean direction of the incoming weights of each, and in how "
+            "many restarts it occurs.",
+            "Bars of the mean direction of each type, a panel a type.",
+        )
+    drawn = _drawable(run, found.aligned)
+    assert drawn is not None
+    members = np.full((EXAMPLES, *sheet.shape[1:]), np.nan)
+    for column, kind in enumerate(order):
+        homes = [(seed, np.flatnonzero(row == kind)[0]) for seed, row in enumerate(kinds.labels) if np.any(row == kind)]
+        for place, (seed, unit) in enumerate(homes[:EXAMPLES]):
+            members[place, column] = drawn[seed, unit]
+    return Picture(
+        "types",
+        figures.images(
+            np.concatenate([sheet, members]),
+            ["mean", *(f"unit {k + 1}" for k in range(EXAMPLES))],
+            names,
+            "Types of units",
+        ),
+        "Types of units, those in most restarts first, and in how many restarts each occurs: the mean direction of its "
+        "incoming weights, and below it a unit of the type from each of the first restarts that have one. Scales differ; "
+        "red is positive, blue negative, white zero." + _mean_of_channels(run),
+        "Images of incoming weights, a column a type of unit.",
+    )
+
+
+def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generator) -> Picture:
+    """The last hidden layer of the first restart: strongest inputs; above the first layer, what they project to as well."""
+    one = pick(params, 0)
+    strength = found.top.values[0, :, 0]
+    order = np.argsort(-strength, kind="stable")[:SHOWN_UNITS]
+    x = run.data.x_train[found.top.examples[0]]
+    rows = {f"input {rank + 1}": run.data.as_given(x[:, rank]) for rank in range(x.shape[1])}
+    where = "units of the last hidden layer" if run.model.num_layers > 1 else "outputs"
+    caption = (
+        f"One restart; the {where} that answer most to any train example. From above: the examples that each answers "
+    )
+    caption += "to most, as they were given"
+    if found.layer > 0:
+        rows |= _projections(run, one, x[:, :1], found.layer, rng)
+        caption += (
+            "; the gradient of its answer at the first of them"
+            + ("; the same sent back by a deconvnet, rectified on its way" if "deconvnet" in rows else "")
+            + "; and the input, as long as a typical example, that raises what the unit receives most"
+        )
+    sheet = as_images(run, np.stack([values[order] for values in rows.values()]))
+    assert sheet is not None
+    return Picture(
+        "strongest",
+        figures.images(sheet, list(rows), [f"unit {unit + 1}" for unit in order], where.capitalize()),
+        caption + ". Scales differ." + _mean_of_channels(run),
+        f"Images for {where}: "
+        + ("strongest inputs, gradients, and inputs of greatest response." if found.layer > 0 else "strongest inputs."),
+    )
+
+
+def _projections(
+    run: Run, one: Params, x: np.ndarray, layer: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What each unit's strongest input (unit, 1, feature) projects to, and the input that raises the unit most."""
+    rows = {"gradient": gradient_images(run.model, one, x, layer=layer)[:, 0]}
+    if run.model.activation == "relu":
+        rows["deconvnet"] = deconvolutions(run.model, one, x, layer=layer)[:, 0]
+    radius = float(np.sqrt(np.mean(np.sum(np.square(run.data.x_train, dtype=np.float64), axis=1))))
+    rows["greatest"] = greatest_inputs(
+        run.model, one, run.data.num_features, layer=layer, radius=radius, rng=rng, num_starts=2
+    ).best
+    return rows
+
+
+def _drawable(run: Run, weights: np.ndarray) -> np.ndarray | None:
+    """Templates (..., *shape) as images (..., height, width), or None."""
+    return weights.mean(axis=-1) if isinstance(run.model, ConvNet) else as_images(run, weights)
+
+
+def _largest(weights: np.ndarray) -> np.ndarray:
+    """Positions of the features that have bars: those of the largest weights, in their own order."""
+    return np.sort(np.argsort(-np.abs(weights).max(axis=0), kind="stable")[:MOST_BARS])
+
+
+def _mean_of_channels(run: Run) -> str:
+    return " Drawn is the mean over the channels of the inputs." if several_channels(run) else ""
