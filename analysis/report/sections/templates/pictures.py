@@ -86,12 +86,11 @@ def _types(run: Run, found: Measured, kinds: Types) -> Picture:
         weights = centres[:SHOWN_BARS].reshape(min(SHOWN_BARS, len(order)), -1)
         kept = _largest(weights)
         features = [run.data.feature_names[k] for k in kept]
-        titles = [f"type {place + 1}: {name}" for place, name in enumerate(names[:SHOWN_BARS])]
         return Picture(
             "types",
-            figures.bars(weights[:, kept], features, titles, "Types of units", "mean direction"),
-            "Types of units, those in most restarts first: the mean direction of the incoming weights of each, and in how "
-            "many restarts it occurs.",
+            figures.bars(weights[:, kept], features, names[:SHOWN_BARS], "Types of units", "mean direction"),
+            "Types of units, those in most restarts first: the mean direction of the incoming weights of each, and above "
+            "it in how many restarts it occurs.",
             "Bars of the mean direction of each type, a panel a type.",
         )
     drawn = _drawable(run, found.aligned)
