@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -146,7 +147,7 @@ def over_layers(
 
 def restarts(
     points: Float[np.ndarray, "network 2"], trained: Bool[np.ndarray, "network"], explained: Float[np.ndarray, "2"],
-    stress: float, layer: str,
+    stress: float, layer: str, joined: bool = False,
 ) -> Figure:  # fmt: skip
     """Networks in the plane by the distance between their representations.
 
@@ -156,6 +157,7 @@ def restarts(
         explained: share of the squared distances along each axis.
         stress: of the plane.
         layer: whose representations they are.
+        joined: whether each trained network is the untrained one of the same rank at its end; a line joins them.
     """
     labels = [
         f"coordinate {k + 1}, radians ({100 * share:.0f} % of squared distances" for k, share in enumerate(explained)
@@ -163,6 +165,13 @@ def restarts(
     figure, axes = style.panel(
         f"A map of restarts: {layer}", f"{labels[0]})", f"{labels[1]};\nstress of the plane {stress:.2f})", (4.1, 3.8)
     )
+    if joined:
+        starts, ends = points[~trained], points[trained]
+        axes.add_collection(
+            LineCollection(
+                list(np.stack([starts, ends], axis=1)), colors=style.MUTED, linewidths=0.6, alpha=0.4, zorder=0.5
+            )
+        )
     looks = {"untrained": (~trained, style.INIT, "D", 15), "trained": (trained, style.END, "o", 24)}
     for label, (rows, color, marker, size) in looks.items():
         if rows.any():

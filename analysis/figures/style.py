@@ -11,6 +11,7 @@ from typing import Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -98,6 +99,17 @@ def steps(axes: Axes, values: np.ndarray) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
     axes.set_xlim(0, float(values[-1]))
+
+
+def percent(axis: Axis) -> None:
+    """Ticks of shares as per cent, with the digits that they need."""
+    axis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %".replace("-", "−"))
+
+
+def name(text: str, longest: int) -> str:
+    """A name from the data as it can be drawn: shortened, its dollars no formula."""
+    short = text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+    return short.replace("$", r"\$")
 
 
 def spans_decades(values: np.ndarray) -> bool:

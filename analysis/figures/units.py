@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.figures.strips import strip
@@ -15,7 +15,9 @@ from analysis.statistics import Estimate
 
 LEAST = 1e-9, 1e-5  # smaller changes, and magnitudes, than this share of the largest are drawn at it
 CELL = 0.66  # inches that one image takes, at most
+LONGEST = 24  # letters of a feature's name
 MARGIN = 0.95  # inches for the names of rows
+MANY_DOTS = 2000  # more are drawn as pixels inside the SVG
 MOST_FITS = 6  # drawn beside each other
 SCORE_LOOKS = tuple(
     zip(
@@ -81,13 +83,13 @@ def correlations(rows: Mapping[str, Mapping[str, tuple[Float[np.ndarray, "seed"]
 
 
 def images(
-    values: Float[np.ndarray, "row column height width"], rows: Sequence[str], columns: Sequence[str], title: str, *,
-    shared: bool = False,
+    values: Float[np.ndarray, "row column height width *channel"], rows: Sequence[str], columns: Sequence[str],
+    title: str, *, shared: bool = False,
 ) -> Figure:  # fmt: skip
     """A sheet of images, white where a value is 0, each on a scale of its own that is symmetric around it.
 
     Args:
-        values: what is drawn; NaN leaves a place empty.
+        values: what is drawn; NaN leaves a place empty. Three channels are red, green and blue, and 0 is grey.
         rows, columns: their names, beside and above.
         title: of the sheet.
         shared: whether the images of a column have one scale.
@@ -102,7 +104,10 @@ def images(
         _bare(axes)
         if np.all(np.isfinite(image)):
             most = float(np.nanmax(np.abs(values[:, column] if shared else image))) or 1.0
-            axes.imshow(image, cmap=MAP, vmin=-most, vmax=most, interpolation="nearest")
+            if image.ndim == 3:
+                axes.imshow(0.5 + 0.5 * image / most, interpolation="nearest")
+            else:
+                axes.imshow(image, cmap=MAP, vmin=-most, vmax=most, interpolation="nearest")
         else:
             axes.set_visible(False)
         if row == 0 and columns:
@@ -114,32 +119,35 @@ def images(
 
 def bars(
     values: Float[np.ndarray, "unit feature"], features: Sequence[str], units: Sequence[str], title: str,
-    quantity: str = "weight",
+    quantity: str = "weight", each: Float[np.ndarray, "seed unit feature"] | None = None,
 ) -> Figure:  # fmt: skip
     """Templates of tables: a panel a unit, a bar a feature.
 
     Args:
         values: weights.
-        features: their names.
+        features: their names, which are shortened where they are long.
         units: names of the panels.
         title: of the sheet.
         quantity: what the bars are.
+        each: the same of some seeds, a dot each.
     """
     num = len(values)
     figure = style.canvas((style.PANEL[0], max(2.2, 0.9 + 0.2 * len(features))))
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold", color=style.INK)
-    most = 1.05 * float(np.abs(values).max()) or 1.0
+    most = 1.05 * max(float(np.abs(shown).max()) for shown in (values, values if each is None else each)) or 1.0
     grid = figure.subplots(1, num, squeeze=False, sharey=True)[0]
-    for axes, weights, unit in zip(grid, values, units, strict=True):
+    for number, (axes, weights, unit) in enumerate(zip(grid, values, units, strict=True)):
         style.frame(axes)
         colors = [style.CYCLE[1] if weight > 0 else style.CYCLE[0] for weight in weights]
         axes.barh(range(len(weights)), weights, color=colors, height=0.7)
+        for seed in () if each is None else each[:, number]:
+            axes.plot(seed, range(len(seed)), "o", markersize=2.2, color=style.INK, alpha=0.55, markeredgewidth=0)
         axes.set_xlim(-most, most)
         axes.axvline(0, color=style.MUTED, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(2, symmetric=True))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         axes.set_title(unit, fontsize=8, color=style.MUTED, pad=3)
-    grid[0].set_yticks(range(len(features)), features)
+    grid[0].set_yticks(range(len(features)), [style.name(feature, LONGEST) for feature in features])
     grid[0].invert_yaxis()
     figure.supxlabel(quantity, fontsize=8.5, color=style.MUTED)
     return figure
@@ -157,7 +165,7 @@ def weights(layers: Mapping[str, tuple[Float[np.ndarray, "edge"], Float[np.ndarr
         axes.stairs(shares, edges, color=style.CYCLE[number % len(style.CYCLE)], linewidth=1.6, label=label)
     axes.axvline(0, color=style.MUTED, linewidth=0.8)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    style.percent(axes.yaxis)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     axes.text(0.5, 0.98, "probabilities\nlie here", ha="center", va="top", fontsize=8, color=style.MUTED,
               transform=axes.get_xaxis_transform())  # fmt: skip
@@ -202,30 +210,69 @@ def reliability(
     axes.set_xlim(low, 1.01)
     axes.set_ylim(-0.02, 1.02)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        style.percent(axis)
     _legend_below(figure, 3)
     return figure
 
 
-def recurrence(trained: Float[np.ndarray, "_"], null: Float[np.ndarray, "_"], threshold: float) -> Figure:
-    """Histograms of how far units agree with those of other restarts, trained and untrained, and the threshold.
+def matching(
+    cosine: Float[np.ndarray, "input"], scaled: Float[np.ndarray, "input"], length: Float[np.ndarray, "input"]
+) -> Figure:
+    """How inputs match one template: dot product over the template's length against the cosine, coloured by length.
 
     Args:
-        trained, null: cosines of all units of all seeds.
+        cosine: of the angle between input and template.
+        scaled: s . w / |w| = |s| cos; its largest, and the largest cosine, are marked.
+        length: |s|.
+    """
+    figure, axes = style.panel(
+        "Match or length?", "cosine of input and template", "dot product / |template|", (4.1, 3.9)
+    )
+    axes.axhline(0, color=style.MUTED, linewidth=0.8)
+    axes.axvline(0, color=style.MUTED, linewidth=0.8)
+    dots = axes.scatter(
+        cosine, scaled, c=length, s=10, cmap="viridis", linewidths=0, alpha=0.8, rasterized=len(cosine) > MANY_DOTS
+    )
+    for values, marker, label in ((scaled, "^", "largest dot product"), (cosine, "s", "largest cosine")):
+        best = int(np.argmax(values))
+        axes.plot(
+            cosine[best], scaled[best], marker, markersize=9, markerfacecolor="none", markeredgecolor=style.TEST,
+            markeredgewidth=1.6, label=label,
+        )  # fmt: skip
+    bar = figure.colorbar(dots, ax=axes, pad=0.02, aspect=28)
+    bar.set_label("length of the input", fontsize=8.5, color=style.MUTED)
+    bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=3, width=0.6)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    _legend_below(figure, 2)
+    return figure
+
+
+def recurrence(
+    trained: Float[np.ndarray, "_"], nulls: Mapping[str, Float[np.ndarray, "_"]], threshold: float
+) -> Figure:
+    """Histograms of how far units agree with those of other restarts, trained and not, and the threshold.
+
+    Args:
+        trained: cosines of all units of all seeds.
+        nulls: label -> cosines of units that have less in common; two at most.
         threshold: beyond it a unit counts as recurring.
     """
     figure, axes = style.panel(
-        "Which units come back", "cosine with the other restarts' matched units", "share of units in a bin", (4.1, 3.4)
+        "Which units come back", "cosine with the other restarts' matched units", "share of units in a bin", (4.1, 3.5)
     )
-    edges = np.linspace(min(-0.2, float(np.floor(10 * min(trained.min(), null.min())) / 10)), 1, 41)
-    looks = {"untrained": (null, style.INIT, True, 0.45), "trained": (trained, style.END, False, 1.0)}
-    for label, (values, color, fill, alpha) in looks.items():
+    least = min(float(values.min()) for values in (trained, *nulls.values()))
+    edges = np.linspace(min(-0.2, float(np.floor(10 * least) / 10)), 1, 41)
+    looks = [(style.INIT, True, 0.4, "-"), (style.CYCLE[1], False, 1.0, (0, (5, 1.5))), (style.END, False, 1.0, "-")]
+    drawn = [*nulls.items(), ("trained", trained)]
+    for (label, values), (color, fill, alpha, line) in zip(drawn, looks[-len(drawn) :], strict=True):
         shares = np.histogram(values, edges)[0] / len(values)
-        axes.stairs(shares, edges, color=color, linewidth=1.6, fill=fill, alpha=alpha, label=label)
+        axes.stairs(shares, edges, color=color, linewidth=1.6, fill=fill, alpha=alpha, linestyle=line, label=label)
     axes.axvline(threshold, color=style.INK, linewidth=1.1, linestyle=(0, (3, 2)), label="threshold")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    style.percent(axes.yaxis)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
-    _legend_below(figure, 3)
+    _legend_below(figure, 2)
     return figure
 
 
@@ -263,7 +310,7 @@ def gabor_scores(kinds: Mapping[str, Float[np.ndarray, "_"]]) -> Figure:
             axes.ecdf(np.maximum(known, 0), color=color, linewidth=width, linestyle=line, label=label)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    style.percent(axes.yaxis)
     _legend_below(figure, 2)
     return figure
 

@@ -36,13 +36,21 @@ def converged_params(run: Run) -> tuple[list[int], Params]:
 
 
 def as_images(run: Run, values: np.ndarray) -> np.ndarray | None:
-    """(..., *input shape) as (..., height, width), the mean over channels; None where inputs are no images."""
+    """(..., *input shape) as (..., height, width), or (..., height, width, 3) in colour; None where inputs are no images.
+
+    Of other numbers of channels than 1 and 3 it is the mean over channels.
+    """
     shape = run.data.input_shape
     lead = values.shape[: values.ndim - len(shape)] if values.shape[-len(shape) :] == shape else values.shape[:-1]
     if len(shape) not in (2, 3) or min(shape[:2]) < 2:
         return None
     images = values.reshape(*lead, *shape)
-    return images.mean(axis=-1) if len(shape) == 3 else images
+    return by_channels(images) if len(shape) == 3 else images
+
+
+def by_channels(images: np.ndarray) -> np.ndarray:
+    """(..., height, width, channel) as it is drawn: three channels are colours, of others the mean."""
+    return images if images.shape[-1] == 3 else images.mean(axis=-1)
 
 
 def several_channels(run: Run) -> bool:

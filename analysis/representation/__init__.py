@@ -3,7 +3,7 @@
 from analysis.representation.classes import ClassDistances, class_distances
 from analysis.representation.drawings import Drawing, Drawings, drawings
 from analysis.representation.features import OverSeeds, features, over_seeds
-from analysis.representation.probes import Probed, Separability, probe_layers, separability
+from analysis.representation.probes import Probed, Separability, probe_layers, score_error, separability
 from analysis.representation.shapes import RestartMap, restart_map, shape_distances
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "over_seeds",
     "probe_layers",
     "restart_map",
+    "score_error",
     "separability",
     "shape_distances",
 ]

@@ -29,6 +29,9 @@ class Separability:
     Attributes:
         task: classification or regression.
         score: accuracy on test examples; of regressions R^2, of all outputs together, negative where the mean does better.
+        by_example: of every test example, with the score as their mean: whether the answer is right; of regressions
+            R^2 - (e_i - (1 - R^2) t_i) / mean(t), with e_i and t_i the squared distances of target i from the answer and
+            from the mean target, as the choice of examples moves R^2 to first order. `score_error` takes it.
         train_score: the same on the examples that the probe was fitted to. An accuracy of 1 shows that the classes of these
             are linearly separable; less, with a probe that is regularised, shows nothing.
         converged: whether no entry of the gradient is larger than TOLERANCE; of regressions, which are solved, always.
@@ -40,6 +43,7 @@ class Separability:
 
     task: Task
     score: Float[np.ndarray, "layer seed"]
+    by_example: Float[np.ndarray, "layer seed example"]
     train_score: Float[np.ndarray, "layer seed"]
     converged: Bool[np.ndarray, "layer seed"]
     chance: float
@@ -131,7 +135,7 @@ def separability(
     orders = [np.arange(len(y_train)) if shuffle is None else shuffle.permutation(len(y_train)) for _ in range(num)]
     fit = _classified if task == "classification" else _regressed
 
-    def probe(job: tuple[int, int]) -> tuple[float, float, bool]:
+    def probe(job: tuple[int, int]) -> tuple[np.ndarray, float, bool]:
         layer, seed = job
         return fit(train[layer][seed], y_train[orders[seed]], test[layer][seed], y_test, l2)
 
@@ -142,39 +146,66 @@ def separability(
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` tells
         found = dict(zip(jobs, in_threads(probe, jobs), strict=True))
     every = [[found[layer, 0 if same[layer] else seed] for seed in range(num)] for layer in range(len(train))]
-    score, train_score, converged = (np.array([[one[k] for one in row] for row in every]) for k in range(3))
+    by_example, train_score, converged = (np.array([[one[k] for one in row] for row in every]) for k in range(3))
     if task == "regression":
         chance = 0.0
     else:
         classes, counts = np.unique(y_train, return_counts=True)
         chance = float(np.mean(y_test == classes[np.argmax(counts)]))
-    return Separability(task, score, train_score, converged.astype(bool), chance, len(y_train), len(y_test), l2)
+    return Separability(
+        task=task,
+        score=by_example.mean(axis=-1),
+        by_example=by_example,
+        train_score=train_score,
+        converged=converged.astype(bool),
+        chance=chance,
+        num_train=len(y_train),
+        num_test=len(y_test),
+        l2=l2,
+    )
+
+
+def score_error(by_example: Float[np.ndarray, "*batch example"]) -> Float[np.ndarray, "*batch"]:
+    """Standard error, by the choice of test examples, of a difference of scores that is none in truth.
+
+    With d_i what example i adds to one score more than to the other, error = sqrt(sum_i d_i^2) / n: the spread about 0, not
+    about the mean, so that few examples that happen to agree do not pass for certainty. A difference of two accuracies is
+    more than twice its error where McNemar's statistic is more than 4; no difference is, of fewer than five examples.
+
+    Args:
+        by_example: differences of `Separability.by_example`: of two readouts, or of one from a fixed score.
+
+    Source: McNemar 1947, 10.1007/BF02295996.
+    """
+    return np.asarray(np.sqrt(np.mean(np.square(by_example), axis=-1) / by_example.shape[-1]))
 
 
 def _classified(
     train: np.ndarray, y_train: np.ndarray, test: np.ndarray, y_test: np.ndarray, l2: float
-) -> tuple[float, float, bool]:
+) -> tuple[np.ndarray, float, bool]:
     seen, new = _standardised(train, test)
     probe = LogisticRegression(C=1 / (l2 * len(seen)), tol=TOLERANCE / 2, max_iter=MOST_STEPS).fit(seen, y_train)
     rows = len(probe.coef_)  # of two classes one, for the second of them
     wrong = (probe.predict_proba(seen) - (y_train[:, None] == probe.classes_))[:, -rows:]
     gradient = np.concatenate([wrong.T @ seen / len(seen) + l2 * probe.coef_, wrong.mean(axis=0)[:, None]], axis=1)
-    accuracy = lambda x, y: float(np.mean(probe.predict(x) == y))  # noqa: E731
-    return accuracy(new, y_test), accuracy(seen, y_train), bool(np.abs(gradient).max() <= TOLERANCE)
+    right = lambda x, y: (probe.predict(x) == y).astype(np.float64)  # noqa: E731
+    return right(new, y_test), float(right(seen, y_train).mean()), bool(np.abs(gradient).max() <= TOLERANCE)
 
 
 def _regressed(
     train: np.ndarray, y_train: np.ndarray, test: np.ndarray, y_test: np.ndarray, l2: float
-) -> tuple[float, float, bool]:
+) -> tuple[np.ndarray, float, bool]:
     seen, new = _standardised(train, test)
     y_train, y_test = (y.reshape(len(y), -1).astype(np.float64) for y in (y_train, y_test))
     probe = Ridge(alpha=l2 * len(seen), solver="svd").fit(seen, y_train)
 
-    def r2(x: np.ndarray, y: np.ndarray) -> float:
-        errors = np.reshape(probe.predict(x), y.shape) - y  # one target comes back without its axis
-        return float(1 - np.sum(errors**2) / np.sum((y - y.mean(axis=0)) ** 2))
+    def r2(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        answer = np.reshape(probe.predict(x), y.shape)  # one target comes back without its axis
+        errors, total = (np.sum((y - some) ** 2, axis=1) for some in (answer, y.mean(axis=0)))
+        left = errors.mean() / total.mean()
+        return float(1 - left), 1 - left - (errors - left * total) / total.mean()
 
-    return r2(new, y_test), r2(seen, y_train), True
+    return r2(new, y_test)[1], r2(seen, y_train)[0], True
 
 
 def _standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from analysis.units.gabor import (
 )
 from analysis.units.probabilities import Calibration, WeightFacts, calibration, weight_facts
 from analysis.units.projections import Greatest, deconvolutions, gradient_images, greatest_inputs
-from analysis.units.recurrence import Recurrence, Types, recurrence, types
+from analysis.units.recurrence import Recurrence, Types, recurrence, surrogates, types
 from analysis.units.strength import (
     Agreement,
     UnitEffects,
@@ -49,6 +49,7 @@ __all__ = [
     "random_phases",
     "recurrence",
     "shuffled_pixels",
+    "surrogates",
     "templates",
     "top_inputs",
     "types",

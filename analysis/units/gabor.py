@@ -30,12 +30,13 @@ RANDOM = 1 / 3  # of the starts are drawn, the others chosen
 MOST_STEPS = 60  # of one start
 TOLERANCE = 1e-6  # relative, of cost and params
 PARAMS = ("amplitude", "x", "y", "along", "across", "orientation", "frequency", "phase")
+CONSTANT = 1e-6  # of the largest |w|: values that differ by less are equal but for the rounding of float32
 DEPENDENT = 1e-10  # singular values below this share of the largest: the sine of a wave of frequency 0
 
 
 @dataclasses.dataclass(frozen=True)
 class GaborFits:
-    """The Gabor function nearest to each filter; all NaN for constant filters, which have no R^2.
+    """The Gabor function nearest to each filter; all NaN for filters that do not vary (`varies`), which have no R^2.
 
     Attributes:
         r2: 1 - |w - G|^2 / |w - mean w|^2, at most 1. The mean is subtracted in the denominator, so that a filter of
@@ -111,7 +112,8 @@ def fit_gabor(
     it need not be the best of all, see `GaborFits.starts`.
 
     Args:
-        filters: at least one; colours are no axis, so take one channel or their mean.
+        filters: at least one; colours are no axis, so take one channel or their mean. Those that do not vary (`varies`)
+            are not fitted.
         rng: source of the drawn starts.
         num_starts: at least 1; the first is always a chosen one.
 
@@ -120,18 +122,10 @@ def fit_gabor(
 
     Source: Golub & Pereyra 1973, 10.1137/0710036; the Jacobian is Kaufman's, 1975, 10.1007/BF01932995.
     """
-    if filters.ndim != 3 or len(filters) == 0 or min(filters.shape[1:]) < 4:
-        raise ValueError(
-            f"filters have shape {filters.shape}: (filter, height, width) is expected, one filter or more of at least 4 x 4"
-        )
-    if not np.all(np.isfinite(filters)):
-        bad = np.flatnonzero(~np.isfinite(filters).all(axis=(1, 2)))
-        raise ValueError(f"filters at positions {bad.tolist()} are not finite")
-    if num_starts < 1:
-        raise ValueError(f"num_starts = {num_starts}: at least 1 is expected")
+    _check(filters, num_starts)
     flat = filters.reshape(len(filters), -1).astype(np.float64)
-    shape, varies = filters.shape[1:], np.ptp(flat, axis=1) > 0
-    scale = np.where(varies, np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1), 1)
+    shape, fitted = filters.shape[1:], varies(filters)
+    scale = np.where(fitted, np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1), 1)
     unit = flat / scale[:, None]  # |unit - G|^2 is then 1 - R^2
     drawn = int(num_starts * RANDOM)
     low, high = _bounds(shape)
@@ -140,7 +134,7 @@ def fit_gabor(
         [_chosen(unit, shape, num_starts - drawn), rng.uniform(low, high, (len(unit), drawn, 6))], axis=1
     )
     nothing = _Fit(np.full(8, np.nan), np.full(num_starts, np.nan), False)
-    fits = in_threads(lambda i: _fit(unit[i], shape, starts[i]) if varies[i] else nothing, range(len(unit)))
+    fits = in_threads(lambda i: _fit(unit[i], shape, starts[i]) if fitted[i] else nothing, range(len(unit)))
     params = np.stack([fit.params for fit in fits])
     params[:, 0] *= scale
     values = dict(zip(PARAMS, params.T, strict=True))
@@ -148,6 +142,15 @@ def fit_gabor(
     reached = np.stack([fit.starts for fit in fits])
     converged = np.array([fit.converged for fit in fits])
     return GaborFits(r2=reached.max(axis=1), **values, images=images, starts=reached, converged=converged)
+
+
+def varies(filters: Float[np.ndarray, "filter height width"]) -> Bool[np.ndarray, "filter"]:
+    """Whether a filter varies over its pixels: max w - min w > CONSTANT max |w|.
+
+    What varies less is constant but for the rounding of float32: its R^2 would be that of the rounding.
+    """
+    flat = filters.reshape(len(filters), -1).astype(np.float64)
+    return np.ptp(flat, axis=1) > CONSTANT * np.abs(flat).max(axis=1)
 
 
 def shuffled_pixels(
@@ -194,8 +197,12 @@ def compare(
         num_starts: of every fit.
 
     Raises:
-        ValueError: `fit_gabor` refuses the filters, or all are constant.
+        ValueError: `fit_gabor` refuses the filters, all are constant, or there are not as many seeds as filters.
     """
+    _check(filters, num_starts)
+    _check_seeds(filters, seeds)
+    if not np.any(varies(filters)):
+        raise ValueError(f"all {len(filters)} filters are constant: filters that vary over their pixels are expected")
     made = {
         "pixels": shuffled_pixels(filters, rng),
         "phases": random_phases(filters, rng),
@@ -217,7 +224,7 @@ def median_r2(
     Constant filters (NaN) are left out, and so are seeds that have no others.
 
     Raises:
-        ValueError: every filter is constant.
+        ValueError: every filter is constant, or there are not as many seeds as filters.
     """
     return median(median_by_seed(r2, seeds), rng=rng)
 
@@ -235,7 +242,7 @@ def share_above(
     The interval resamples seeds; where all shares are 0, or all are 1, it is that of the share of seeds with any.
 
     Raises:
-        ValueError: every filter is constant.
+        ValueError: every filter is constant, or there are not as many seeds as filters.
     """
     shares = np.array([np.mean(values > threshold) for values in _by_seed(r2, seeds)])
     if np.all(shares == 0) or np.all(shares == 1):  # resamples do not differ; P(share > 0) bounds the mean
@@ -245,7 +252,25 @@ def share_above(
     return Estimate(float(shares.mean()), ci, len(shares), "share")
 
 
+def _check(filters: np.ndarray, num_starts: int) -> None:
+    if filters.ndim != 3 or len(filters) == 0 or min(filters.shape[1:]) < 4:
+        raise ValueError(
+            f"filters have shape {filters.shape}: (filter, height, width) is expected, one filter or more of at least 4 x 4"
+        )
+    if not np.all(np.isfinite(filters)):
+        bad = np.flatnonzero(~np.isfinite(filters).all(axis=(1, 2)))
+        raise ValueError(f"filters at positions {bad.tolist()} are not finite")
+    if num_starts < 1:
+        raise ValueError(f"num_starts = {num_starts}: at least 1 is expected")
+
+
+def _check_seeds(values: np.ndarray, seeds: np.ndarray) -> None:
+    if np.shape(seeds) != (len(values),):
+        raise ValueError(f"seeds have shape {np.shape(seeds)} for {len(values)} filters: one for each is expected")
+
+
 def _by_seed(r2: np.ndarray, seeds: np.ndarray) -> list[np.ndarray]:
+    _check_seeds(r2, seeds)
     known = np.isfinite(r2)
     if not known.any():
         raise ValueError(f"none of {len(r2)} filters has an R^2: filters that are not constant are expected")

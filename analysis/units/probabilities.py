@@ -98,19 +98,22 @@ def calibration(
         outputs: logits on examples that were not trained on.
         y: labels.
         rng: source of the labels of `chance`.
-        num_bins: of confidence, from 0 to 1.
-        num_draws: of all labels, for `chance`.
+        num_bins: of confidence, from 0 to 1; at least 1.
+        num_draws: of all labels, for `chance`; at least 1.
 
     Raises:
-        ValueError: there are no examples, labels do not fit, or outputs are not finite.
+        ValueError: there are no examples, bins or draws, labels are not one of 0 .. outputs - 1 for each example, or outputs
+            are not finite.
     """
-    if len(y) == 0 or outputs.shape[1] != len(y) or not np.all(np.isfinite(outputs)):
+    if num_bins < 1 or num_draws < 1:
+        raise ValueError(f"num_bins = {num_bins}, num_draws = {num_draws}: at least 1 of each is expected")
+    if outputs.ndim != 3 or y.shape != outputs.shape[1:2] or len(y) == 0 or not np.all(np.isfinite(outputs)):
         raise ValueError(
-            f"outputs {outputs.shape} and {len(y)} labels: finite ones of at least one example are expected"
+            f"outputs {outputs.shape} and labels {y.shape}: finite ones of at least one example are expected"
         )
     if not 0 <= y.min() <= y.max() < outputs.shape[-1]:
         raise ValueError(
-            f"labels {y.min()} .. {y.max()} for {outputs.shape[-1]} outputs: 0 .. outputs - 1 are expected"
+            f"labels {y.min()} .. {y.max()} for {outputs.shape[-1]} outputs: 0 .. {outputs.shape[-1] - 1} are expected"
         )
     p = probabilities(outputs)
     predicted, confidence = p.argmax(axis=-1), p.max(axis=-1)

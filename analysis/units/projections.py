@@ -1,6 +1,7 @@
 """What a unit of any layer answers to, projected into the inputs: gradients, deconvolutions, inputs of greatest response.
 
-All take one network, in float64. A unit of a convolution is looked at where it hands on most.
+All take one network, in float64. A unit of a convolution is looked at where it hands on most: of equal places, as blank
+backgrounds make them, at the first, row by row.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from analysis.units.templates import check_features
 from wspace.models import Layered
 from wspace.objective import cache_compiled
 from wspace.tree import AnyArray, Params
@@ -48,6 +50,7 @@ def gradient_images(
     """Gradient of what each unit hands on, at inputs of its own: d h_j / d x, 0 where the unit is silent.
 
     Simonyan et al. 2014 (1312.6034). In a linear network it is the product of all weights below the unit, for every input.
+    Where values tie within a window of a maximum, it is the mean over them, as in training.
 
     Args:
         model: a network of layers.
@@ -56,7 +59,7 @@ def gradient_images(
         layer: 0 .. num_layers - 1.
 
     Raises:
-        ValueError: there is no such layer, or there are not as many sets of inputs as units.
+        ValueError: there is no such layer, there are not as many sets of inputs as units, or inputs do not fit the network.
     """
     return _project(_gradients(model, layer), model, params, x, layer)
 
@@ -66,12 +69,13 @@ def deconvolutions(
 ) -> Float[np.ndarray, "unit example feature"]:
     """What each unit hands on, sent back to the inputs by a deconvnet: unpool, rectify, transposed weights, layer by layer.
 
-    A maximum is unpooled to the place where it was found on this input (its switch), a mean evenly. Unlike a gradient, what
-    is sent back is rectified, whether or not the units on its way were active. The unit sends 1, so that images of a linear
-    network, where nothing is rectified, are its gradients. Zeiler & Fergus 2014 (1311.2901).
+    A maximum is unpooled to the one place where it was found on this input (its switch), of equal values in a window the
+    first, row by row; a mean evenly. Unlike a gradient, what is sent back is rectified, whether or not the units on its way
+    were active. The unit sends 1, so that images of a linear network, where nothing is rectified, are its gradients. Zeiler
+    & Fergus 2014 (1311.2901).
 
     Args:
-        model: a network of layers, relu or identity.
+        model: a network of layers, relu or identity, that pools by maxima or linearly.
         params, x, layer: as in `gradient_images`.
 
     Raises:
@@ -85,7 +89,7 @@ def deconvolutions(
 
 def greatest_inputs(
     model: Layered, params: Params, num_features: int, *, layer: int, radius: float, rng: np.random.Generator,
-    num_starts: int = 4,
+    num_starts: int = 16,
 ) -> Greatest:  # fmt: skip
     """Inputs on the sphere |x| = radius that raise what each unit receives, by gradient ascent from random directions.
 
@@ -99,13 +103,15 @@ def greatest_inputs(
         layer: 0 .. num_layers - 1.
         radius: e.g. the root mean square length of the train inputs, so that the answer is as large as they are.
         rng: source of the starts.
-        num_starts: for each unit.
+        num_starts: for each unit. All climb at once and end on hills of their own; of units above the first layer the best
+            of few can be far below the best of many.
 
     Raises:
-        ValueError: there is no such layer, the radius is not positive, or there are no starts.
+        ValueError: there is no such layer, inputs of so many features do not fit the network, the radius is not a positive
+            number, or there are no starts.
     """
-    _check(model, layer)
-    if not radius > 0 or num_starts < 1:
+    _check(model, params, num_features, layer)
+    if not 0 < radius < np.inf or num_starts < 1:
         raise ValueError(
             f"radius = {radius}, num_starts = {num_starts}: a positive length and at least one are expected"
         )
@@ -118,7 +124,9 @@ def greatest_inputs(
 
 
 def _project(program: Callable, model: Layered, params: Params, x: AnyArray, layer: int) -> np.ndarray:
-    _check(model, layer)
+    if len(shape := np.shape(x)) != 3:
+        raise ValueError(f"inputs have shape {shape}: (unit, example, feature) is expected")
+    _check(model, params, shape[-1], layer)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     if len(x) != (units := wide[layer]["weight"].shape[-1]):
         raise ValueError(f"{len(x)} sets of inputs for {units} units: one for each is expected")
@@ -126,15 +134,28 @@ def _project(program: Callable, model: Layered, params: Params, x: AnyArray, lay
         return np.asarray(program(wide, np.asarray(x, np.float64)))
 
 
-def _check(model: Layered, layer: int) -> None:
+def _check(model: Layered, params: Params, num_features: int, layer: int) -> None:
     if not 0 <= layer < model.num_layers:
         raise ValueError(f"layer = {layer}: one of 0 .. {model.num_layers - 1} is expected")
+    check_features(model, params, num_features)
 
 
-def _handed_on(model: Layered, params: Params, x, layer: int):
-    """(position, unit): what a layer hands on of one input."""
-    h = model.activations(params, x)[layer]
-    return h.reshape(-1, h.shape[-1])
+def _most(h, unit):
+    """The position, row by row, at which a unit hands on most, the first of equal ones; and what it hands on there."""
+    own = h.reshape(-1, h.shape[-1])[:, unit]
+    place = jnp.argmax(own)
+    return place, own[place]
+
+
+def _unpool(model: Layered, layer: int, z, signal):
+    """A signal through a pooling backwards: a maximum to one switch of each window, what is linear by its transpose.
+
+    A derivative of the maximum shares the signal among equal values, so it is taken at ranks in the place of the values:
+    where the largest is depends on their order alone, and of equal ones the first, row by row, ranks highest.
+    """
+    order = jnp.argsort(-z.reshape(-1, z.shape[-1]), axis=0, stable=True)
+    ranks = -jnp.argsort(order, axis=0).astype(z.dtype).reshape(z.shape)
+    return jax.vjp(lambda h: model.pool(layer, h), ranks)[1](signal)[0]
 
 
 def _each(one: Callable) -> Callable:
@@ -145,7 +166,7 @@ def _each(one: Callable) -> Callable:
 
 @cache_compiled
 def _gradients(model: Layered, layer: int) -> Callable:
-    return _each(jax.grad(lambda params, x, unit: jnp.max(_handed_on(model, params, x, layer)[:, unit]), argnums=1))
+    return _each(jax.grad(lambda params, x, unit: _most(model.activations(params, x)[layer], unit)[1], argnums=1))
 
 
 @cache_compiled
@@ -154,14 +175,14 @@ def _deconvolutions(model: Layered, layer: int) -> Callable:
 
     def one(params, x, unit):
         below = (x, *model.activations(params, x))
-        place = jnp.argmax(_handed_on(model, params, x, layer)[:, unit])
         h = below[layer + 1]
+        place, _ = _most(h, unit)
         signal = jnp.zeros((h.size // h.shape[-1], h.shape[-1])).at[place, unit].set(1.0).reshape(h.shape)
         for at in range(layer, -1, -1):
             received, weights = jax.vjp(lambda h, at=at: model.receive(params, at, h), below[at])
             if at < model.num_layers - 1:
                 # switches are read off what is received, because relu makes silent places equal
-                signal = rectify(jax.vjp(lambda z, at=at: model.pool(at, z), received)[1](signal)[0])
+                signal = rectify(_unpool(model, at, received, signal))
             signal = weights(signal)[0]
         return signal
 

@@ -55,7 +55,8 @@ class Types:
         sizes: units in each type.
         spread: share of the seeds that have a unit of each type.
         threshold: two units of one type have at least this cosine.
-        null_sizes: sizes of the types of units that have nothing in common, at the same threshold, largest first.
+        shared: share of each seed's units whose type another seed has as well, (seed,).
+        null_shared: the same of units that have nothing in common, grouped at the same threshold, (null seed,).
     """
 
     labels: Int[np.ndarray, "seed unit"]
@@ -63,7 +64,8 @@ class Types:
     sizes: Int[np.ndarray, "type"]
     spread: Float[np.ndarray, "type"]
     threshold: float
-    null_sizes: Int[np.ndarray, "other"]
+    shared: Float[np.ndarray, "seed"]
+    null_shared: Float[np.ndarray, "other"]
 
 
 def recurrence(
@@ -83,7 +85,12 @@ def recurrence(
     Raises:
         ValueError: there are fewer than three seeds, shapes differ, or a value is not finite.
     """
-    if units.shape != null.shape or len(units) < 3 or not (np.all(np.isfinite(units)) and np.all(np.isfinite(null))):
+    if (
+        units.shape != null.shape
+        or len(units) < 3
+        or units.size == 0
+        or not (np.all(np.isfinite(units)) and np.all(np.isfinite(null)))
+    ):
         raise ValueError(
             f"units {units.shape} and null {null.shape}: at least three seeds, finite and of one shape, are expected"
         )
@@ -99,17 +106,25 @@ def recurrence(
 def types(units: Float[np.ndarray, "seed unit feature"], null: Float[np.ndarray, "other unit feature"]) -> Types:
     """Groups of units, over all seeds, whose directions are all alike: complete linkage by cosine.
 
+    Units are matched by nothing but direction. A unit and its negative are two types: where a model can flip units, as tanh
+    does, hand on aligned ones.
+
     The threshold is what a unit's best match in another seed exceeds in 1 - LEVEL of the cases where units have nothing in
     common: the LEVEL quantile, over units of the null and pairs of its seeds, of the largest cosine.
 
     Args:
-        units: aligned or not, (seed, unit, feature).
+        units: (seed, unit, feature), in any order.
         null: e.g. the same seeds before training.
 
     Raises:
         ValueError: there are fewer than two seeds or more than MOST_UNITS units, shapes differ, or a value is not finite.
     """
-    if units.shape != null.shape or len(units) < 2 or not (np.all(np.isfinite(units)) and np.all(np.isfinite(null))):
+    if (
+        units.shape != null.shape
+        or len(units) < 2
+        or units.size == 0
+        or not (np.all(np.isfinite(units)) and np.all(np.isfinite(null)))
+    ):
         raise ValueError(
             f"units {units.shape} and null {null.shape}: at least two seeds, finite and of one shape, are expected"
         )
@@ -127,8 +142,39 @@ def types(units: Float[np.ndarray, "seed unit feature"], null: Float[np.ndarray,
     centres = np.stack([flat[labels == label].mean(axis=0) for label in range(len(sizes))])
     labels = labels.reshape(units.shape[:2])
     spread = np.array([np.mean(np.any(labels == label, axis=1)) for label in range(len(sizes))])
-    null_sizes = np.bincount(_grouped(chance.reshape(flat.shape), threshold))
-    return Types(labels, _directions(centres), sizes, spread, threshold, null_sizes)
+    null_labels = _grouped(chance.reshape(flat.shape), threshold).reshape(labels.shape)
+    return Types(labels, _directions(centres), sizes, spread, threshold, _shared(labels), _shared(null_labels))
+
+
+def surrogates(
+    units: Float[np.ndarray, "seed unit feature"], *, rng: np.random.Generator
+) -> Float[np.ndarray, "seed unit feature"]:
+    """Units with the mean and the covariance of the given ones, all seeds together, and nothing else in common.
+
+    Drawn as mean + sum_k e_k s_k v_k / sqrt(N - 1), e standard normal, s_k and v_k the singular values and right vectors
+    of the N units less their mean: Gaussian, independent between units and seeds. Trained units share where their inputs
+    vary, and are alike by that alone; what comes back beyond these is more than shared statistics.
+
+    Args:
+        units: of all seeds, as trained; not aligned, so that what alignment does to them is the null's part.
+        rng: source of e.
+
+    Raises:
+        ValueError: there are fewer than two units.
+    """
+    flat = units.reshape(-1, units.shape[-1]).astype(np.float64)
+    if len(flat) < 2:
+        raise ValueError(f"{len(flat)} units have no covariance: at least two are expected")
+    mean = flat.mean(axis=0)
+    _, size, right = np.linalg.svd(flat - mean, full_matrices=False)
+    drawn = rng.standard_normal((len(flat), len(size))) @ (size[:, None] * right) / np.sqrt(len(flat) - 1)
+    return (mean + drawn).reshape(units.shape)
+
+
+def _shared(labels: np.ndarray) -> np.ndarray:
+    """Of each seed, the share of units whose label another seed has as well."""
+    present = np.stack([np.any(labels == label, axis=1) for label in range(labels.max() + 1)])  # (label, seed)
+    return np.mean(present.sum(axis=1)[labels] > 1, axis=1)
 
 
 def _directions(units: np.ndarray) -> np.ndarray:

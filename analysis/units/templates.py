@@ -5,6 +5,7 @@ the input. s . w = |s| |w| cos: a large dot product can be a good match, a large
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -69,8 +70,15 @@ class Matches:
 
     @property
     def same_top(self) -> float:
-        """Share of units whose best input by dot product is their best by cosine as well."""
-        return float(np.mean(np.argmax(self.dot, axis=1) == np.argmax(self.cosine, axis=1)))
+        """Share of units whose best input by dot product is their best by cosine as well; of equal inputs the first is best.
+
+        Left out are units for which s . w = 0 for every input, so that none is best: those of zero templates, or all where
+        all inputs are 0. NaN if there are no others.
+        """
+        told = np.any(self.dot != 0, axis=1)
+        if not told.any():
+            return float("nan")
+        return float(np.mean(np.argmax(self.dot[told], axis=1) == np.argmax(self.cosine[told], axis=1)))
 
     def length_of_top(self, by: Float[np.ndarray, "unit input"]) -> Float[np.ndarray, "unit"]:
         """Rank of the length of each unit's best input, by `dot` or `cosine`: share of inputs that are shorter, ties half.
@@ -101,7 +109,8 @@ def templates(params: Params, input_shape: Sequence[int]) -> Float[np.ndarray, "
 
     Args:
         params: stacked, leaves (seed, ...), first layer first.
-        input_shape: of one input, as the dataset knows it; (feature,) for tables.
+        input_shape: of one input, as the dataset knows it; (feature,) for tables. Of a convolution (height, width) or
+            (height, width, channel); its kernels may be larger than the input, around which there are zeros.
 
     Returns:
         float64; of a dense layer (seed, unit, *input_shape), of a convolution (seed, unit, height, width, channel).
@@ -116,10 +125,15 @@ def templates(params: Params, input_shape: Sequence[int]) -> Float[np.ndarray, "
                 f"units have {weight.shape[1]} weights each: inputs of as many values are expected, not {tuple(input_shape)}"
             )
         weight = weight.reshape(len(weight), *input_shape, weight.shape[-1])
+    elif weight.ndim == 5 and (len(input_shape) not in (2, 3) or (*input_shape, 1)[2] != weight.shape[3]):
+        raise ValueError(
+            f"kernels are for inputs of (height, width, {weight.shape[3]}), not {tuple(input_shape)}: the last is the "
+            "number of channels, and may be left out if it is 1"
+        )
     return np.moveaxis(weight, -1, 1)
 
 
-def matches(model: Layered, params: Params, x: Float[AnyArray, "example *feature"]) -> Matches:
+def matches(model: Layered, params: Params, x: Float[AnyArray, "example feature"]) -> Matches:
     """Dot products, cosines and activations of all units of the first layer on all inputs, float64.
 
     Args:
@@ -128,10 +142,11 @@ def matches(model: Layered, params: Params, x: Float[AnyArray, "example *feature
         x: inputs; of a convolution all patches at all positions count.
 
     Raises:
-        ValueError: there are no inputs.
+        ValueError: there are no inputs, or they do not fit the network.
     """
-    if len(x) == 0:
-        raise ValueError("there are no inputs to match")
+    if len(shape := np.shape(x)) != 2 or len(x) == 0:
+        raise ValueError(f"inputs have shape {shape}: (example, feature), one example or more, is expected")
+    check_features(model, params, shape[1])
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         seen, weight, activation = map(np.asarray, _first(model)(wide, np.asarray(x, np.float64)))
@@ -151,11 +166,16 @@ def top_inputs(handed_on: Float[np.ndarray, "seed example *position unit"], num:
         num: examples for each unit; equal ones in the order of the examples.
 
     Raises:
-        ValueError: more are asked for than there are, or none.
+        ValueError: more are asked for than there are, or none; or what is handed on is not finite.
     """
     seeds, examples, *shape, units = handed_on.shape
     if not 1 <= num <= examples:
         raise ValueError(f"num = {num}: 1 .. {examples} examples are expected")
+    if not np.all(finite := np.isfinite(handed_on).reshape(seeds, -1).all(axis=1)):
+        raise ValueError(
+            f"what networks at positions {np.flatnonzero(~finite).tolist()} hand on is not finite, and has no order: leave "
+            "out networks that diverged"
+        )
     flat = np.moveaxis(handed_on.reshape(seeds, examples, -1, units), -1, 1)  # seed, unit, example, position
     place = np.argmax(flat, axis=-1)
     best = np.take_along_axis(flat, place[..., None], axis=-1)[..., 0]
@@ -163,6 +183,29 @@ def top_inputs(handed_on: Float[np.ndarray, "seed example *position unit"], num:
     places = np.unravel_index(np.take_along_axis(place, order, axis=-1), shape) if shape else ()
     positions = np.stack(places, axis=-1) if shape else np.zeros((*order.shape, 0), int)
     return TopInputs(order, np.take_along_axis(best, order, axis=-1).astype(np.float64), positions)
+
+
+def check_features(model: Layered, params: Params, num_features: int) -> None:
+    """Refuse inputs that the first layer of a network cannot take, without computing anything.
+
+    Args:
+        model: a network of layers.
+        params: of one network.
+        num_features: of an input.
+
+    Raises:
+        ValueError: the layer does not see as many values of such an input as its units have weights.
+    """
+    fan_in = math.prod(params[0]["weight"].shape[:-1])
+    try:
+        seen = jax.eval_shape(lambda h: model.incoming(0, h), jax.ShapeDtypeStruct((1, num_features), np.float32))
+    except (TypeError, ValueError):  # it has no shape that the model could give it
+        seen = None
+    if seen is None or seen.shape[-1] != fan_in:
+        raise ValueError(
+            f"inputs have {num_features} features, which the network {getattr(model, 'outline', model)} with {fan_in} "
+            "weights for each unit of its first layer cannot take: give the inputs that it was trained on"
+        )
 
 
 @cache_compiled

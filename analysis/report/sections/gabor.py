@@ -7,10 +7,10 @@ import numpy as np
 from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import as_images, several_channels
+from analysis.report.shared import as_images, by_channels, several_channels
 from analysis.statistics import median
 from analysis.units import GaborComparison, compare, fit_gabor, templates
-from analysis.units.gabor import median_by_seed, median_r2
+from analysis.units.gabor import median_by_seed, median_r2, varies
 from wspace.models import ConvNet
 from wspace.run import Run
 
@@ -47,7 +47,7 @@ def has_filters(run: Run) -> str | None:
         return (
             "Filters with a side of fewer than five pixels are too small for Gabor functions, which have eight params."
         )
-    if not np.any(np.ptp(filters, axis=(1, 2))):
+    if not varies(filters).any():
         return "All filters are constant: there is nothing that a fit could explain."
     return None
 
@@ -57,9 +57,11 @@ def first_filters(run: Run, checkpoint: int = -1) -> tuple[np.ndarray | None, np
     ids = run.seeds[run.converged()][:MOST_SEEDS]
     images = templates(run.params(ids.tolist(), checkpoint), run.data.input_shape)
     images = images[:, : max(1, MOST_FILTERS // len(ids))]
-    shown = images.mean(axis=-1) if isinstance(run.model, ConvNet) else as_images(run, images)
     seeds = np.repeat(ids, images.shape[1])
-    return (None if shown is None else shown.reshape(-1, *shown.shape[2:]).astype(np.float64)), seeds
+    if (shown := by_channels(images) if isinstance(run.model, ConvNet) else as_images(run, images)) is None:
+        return None, seeds
+    plain = shown if shown.ndim == 4 else shown.mean(axis=-1)
+    return plain.reshape(-1, *plain.shape[2:]).astype(np.float64), seeds
 
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:

@@ -24,11 +24,17 @@ CONTROLS = {"raw": "magnitude", "scaled": "magnitude × scale of its input", "wi
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Effects and their agreement with magnitude, a layer each; of units for hidden layers."""
+    """Effects and their agreement with magnitude, a layer each; of units for hidden layers.
+
+    Attributes:
+        removed, shifted: agreement with the effect on the loss.
+        own_unit: with the effect of removal on what the weight's own unit hands on.
+    """
 
     weights: tuple[WeightEffects, ...]
     removed: tuple[Agreement, ...]
     shifted: tuple[Agreement, ...]
+    own_unit: tuple[Agreement, ...]
     units: tuple[UnitEffects, ...]
     num_examples: int
     share: float
@@ -53,9 +59,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         "{examples} train examples computed anew. "
         "A shift is the same for all weights of a layer and goes both ways. A unit is removed by making it hand on nothing.",
         reads="The correlation is one if influence ranks weights exactly as magnitude does, and zero if magnitude says "
-        "nothing; unrelated numbers stay inside the shaded band. All else is hardly ever equal: a large weight on an input "
-        "that hardly varies does little, and so does one into a unit that is seldom active. The rows below the first take "
-        "out the scale of the input, and then what the unit does with what it receives.",
+        "nothing; magnitudes of shuffled units and inputs stay inside the shaded band. All else is hardly ever equal: a "
+        "large weight on an input that hardly varies does little, and so does one into a unit that is seldom active. The "
+        "rows below the first multiply by the scale of the input, and then compare the weights of one unit alone.",
         limits="One weight is changed at a time: weights that stand in for each other all look unimportant. The loss is "
         "that of train examples, without the weight penalty. Removal moves a large weight farther than a small one, so that "
         "an effect that grows with magnitude may speak of the distance alone. The equal shift does not have this flaw, but "
@@ -88,10 +94,9 @@ def measure(run: Run, params: Params, rng: np.random.Generator, tell: Tell) -> M
         effects.append(weight_effects(model, run.loss_kind, some, x, y, layer=layer, senders=senders))
         if layer < len(layers) - 1:
             units.append(unit_effects(model, run.loss_kind, some, x, y, layer=layer))
-    removed, shifted = (
-        tuple(agreement(one, getattr(one, name)) for one in effects) for name in ("on_loss", "on_loss_shifted")
-    )
-    return Measured(tuple(effects), removed, shifted, tuple(units), num, share)
+    ways = ("on_loss", "on_loss_shifted", "on_unit")
+    removed, shifted, own_unit = (tuple(agreement(one, getattr(one, way), rng=rng) for one in effects) for way in ways)
+    return Measured(tuple(effects), removed, shifted, own_unit, tuple(units), num, share)
 
 
 def _findings(found: Measured, rng: np.random.Generator) -> dict[str, Finding]:
@@ -104,12 +109,17 @@ def _findings(found: Measured, rng: np.random.Generator) -> dict[str, Finding]:
         "senders_share": finding(float(found.share), unit="share"),
         "helps": finding(median(helps, rng=rng, unit="share")),
     }
-    for way, agreements in (("removed", found.removed), ("shifted", found.shifted)):
+    for way, agreements in (("removed", found.removed), ("shifted", found.shifted), ("own_unit", found.own_unit)):
+        if len(chances := [one.chance for one in agreements if np.isfinite(one.chance)]):
+            findings[f"{way}_chance"] = finding(max(chances), n=seeds)
         for name in ("raw", "scaled", "within", "misled", "missed"):
             each = _mean_over_layers([getattr(one, name) for one in agreements])
             unit = "share" if name in ("misled", "missed") else ""
             if len(known := each[np.isfinite(each)]):
                 findings[f"{way}_{name}"] = finding(median(known, rng=rng, unit=unit))
+    if found.units and all(one.on_loss.shape[1] > 1 for one in found.units):
+        spread = np.sqrt(sum(1 / (one.on_loss.shape[1] - 1) for one in found.units)) / len(found.units)
+        findings["unit_chance"] = finding(float(spread), n=seeds)
     for name in ("incoming_norm", "outgoing_norm", "activity"):
         correlations = [spearman(getattr(one, name), np.abs(one.on_loss)) for one in found.units]
         if correlations and len(known := (each := _mean_over_layers(correlations))[np.isfinite(each)]):
@@ -131,9 +141,20 @@ def _says(findings: dict[str, Finding], found: Measured):
         return
     yield (
         "Mean over layers of the rank correlation between magnitude and the effect of removal on the loss: {removed_raw}. "
-        + ("With the scale of the input taken out it is {removed_scaled}" if "removed_scaled" in findings else "")
+        + ("Of magnitude times the scale of the input it is {removed_scaled}" if "removed_scaled" in findings else "")
         + (", among the weights of one unit {removed_within}." if "removed_within" in findings else ".")
+        + (
+            " With the units and the inputs shuffled, a restart's correlation in one layer has a standard deviation of "
+            "{removed_chance:value} or less."
+            if "removed_chance" in findings
+            else ""
+        )
     )
+    if {"own_unit_raw", "own_unit_scaled"} <= findings.keys():
+        yield (
+            "On what the unit that receives it hands on, the effect of removing a weight has a rank correlation of "
+            "{own_unit_raw} with its magnitude, and of {own_unit_scaled} with magnitude times the scale of the input."
+        )
     if "shifted_raw" in findings:
         yield (
             "When every weight of a layer is shifted by the same amount, the correlation is {shifted_raw}: what the loss "
@@ -144,11 +165,11 @@ def _says(findings: dict[str, Finding], found: Measured):
         "weight; of the tenth with the largest effects, {removed_missed} are smaller than the median weight. Half of them "
         "would be if magnitude said nothing. Removing {helps} of the weights lowers the loss."
     )
-    if {"unit_incoming_norm", "unit_outgoing_norm", "unit_activity"} <= findings.keys():
+    if {"unit_incoming_norm", "unit_outgoing_norm", "unit_activity", "unit_chance"} <= findings.keys():
         yield (
             "Of hidden units, the effect of silencing one has a rank correlation of {unit_incoming_norm} with the length of "
             "its incoming weights, {unit_outgoing_norm} with that of its outgoing ones, and {unit_activity} with how active "
-            "it is."
+            "it is; that of unrelated numbers has a standard deviation of {unit_chance:value} in a restart."
         )
 
 
@@ -191,7 +212,7 @@ def _pictures(found: Measured, findings: dict[str, Finding], unit: str, rng: np.
             "influence-correlations",
             figures.correlations(rows, chance),
             "Rank correlation with the effect of removal on the loss, in every layer: a dot a restart, the median and its "
-            "interval. Shaded: two standard deviations of the correlation of unrelated numbers, in the smallest layer.",
+            "interval. Shaded: two standard deviations with the units and the inputs of a layer shuffled, at their widest.",
             "Rows of dots: rank correlations of magnitude with influence in every layer; mean over layers "
             "{removed_raw:value}.",
         )

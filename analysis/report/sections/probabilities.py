@@ -44,15 +44,13 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         shows="Signs, ranges and sums of all weights, biases left out"
         + (
             "; and for the one place where this network does make probabilities, the softmax of its outputs, whether a "
-            "class "
-            "that is given a probability is right as often as it says, on {test_examples} test examples."
+            "class that is given a probability is right as often as it says, on {test_examples} test examples."
             if classifier
             else "."
         ),
         reads="Probabilities are never negative, never above one, and those of exclusive cases add up to one. "
         + (
-            "Dots on the diagonal are calibrated; below it the network is too sure. With finitely many "
-            "examples even "
+            "Dots on the diagonal are calibrated; below it the network is too sure. With finitely many examples even "
             "perfectly calibrated outputs stray from it, by as much as is given beside the error."
             if classifier
             else "A weight is the strength of a connection: a factor, of either sign and any size."
@@ -60,10 +58,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         limits="That a layer's weights could be rescaled to lie between zero and one says nothing about what they mean. "
         + (
             "Calibration is that of the predicted class alone, in bins of equal width, on test examples like those "
-            "trained on. "
-            "Intervals know restarts, not examples."
+            "trained on. Intervals know restarts, not examples."
             if classifier
-            else "This network predicts real numbers: it has no outputs that could be probabilities."
+            else "These networks are not trained to give probabilities, so that none of their outputs is compared with one."
         ),
         pictures=tuple(_pictures(found, params, findings)),
     )
@@ -73,7 +70,7 @@ def measure(run: Run, params: Params, rng: np.random.Generator) -> Measured:
     """Of all seeds."""
     sizes = np.array([as_matrix(layer["weight"][0]).size for layer in params])
     reliable = None
-    if run.loss_kind == "cross_entropy":
+    if run.loss_kind == "cross_entropy" and len(run.data.x_test):
         reliable = calibration(outputs(run.model, params, run.data.x_test), run.data.y_test, rng=rng)
     return Measured(weight_facts(params), sizes, reliable)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -358,14 +358,19 @@ def draw(walks, curve, line):
         "weights": units_figures.weights({"layer 1": (np.linspace(-2, 2, 9), np.full(8, 0.125))}),
         "reliability": units_figures.reliability(*bins(rng)),
         "gabor scores": units_figures.gabor_scores(scores(rng)),
-        "recurrence": units_figures.recurrence(rng.uniform(0.2, 0.9, 90), rng.uniform(-0.3, 0.5, 90), 0.45),
+        "matching": matching(rng),
+        "recurrence": units_figures.recurrence(
+            rng.uniform(0.2, 0.9, 90),
+            {"untrained": rng.uniform(-0.3, 0.5, 90), "surrogates": rng.uniform(0, 0.6, 90)},
+            0.45,
+        ),
         "examples by class": by_class(),
         "examples by target": representation_figures.by_target(
             *layers_in_plane(), np.linspace(-1.5, 300, 40), "target", "Principal components"
         ),
         "over layers": over_layers(rng),
         "restarts": representation_figures.restarts(
-            rng.standard_normal((8, 2)), np.arange(8) < 5, np.array([0.31, 0.08]), 0.42, "last hidden layer"
+            rng.standard_normal((8, 2)), np.arange(8) < 4, np.array([0.31, 0.08]), 0.42, "last hidden layer", True
         ),
         "sweep": sweep_figures.summary("Test loss", "learning rate", "median test loss", estimates("nats")),
     }
@@ -400,6 +405,11 @@ def bins(rng):
     accuracy, counts = rng.random((NUM, 6)), np.tile(np.arange(6), (NUM, 1))
     confidence[:, 0] = accuracy[:, 0] = np.nan
     return confidence, accuracy, counts
+
+
+def matching(rng):
+    cosine, length = rng.uniform(-0.9, 0.9, 60), rng.gamma(3, 2, 60)
+    return units_figures.matching(cosine, cosine * length, length)
 
 
 def scores(rng):
@@ -673,6 +683,7 @@ def test_labels_have_units(every):
         "weights": ("weight", "share of the layer's weights in a bin"),
         "reliability": ("probability given to the predicted class", "share of right predictions"),
         "gabor scores": ("R² of the fit", "share of filters at most there"),
+        "matching": ("cosine of input and template", "dot product / |template|"),
         "recurrence": ("cosine with the other restarts' matched units", "share of units in a bin"),
         "examples by class": ("36 % + 23 % of the variance", ""),
         "examples by target": ("36 % + 23 % of the variance", ""),
@@ -1301,6 +1312,17 @@ def test_images_are_those_given_each_on_a_symmetric_scale(rng):
         assert high == -low == np.abs(values[row, column]).max()
 
 
+def test_inputs_stand_at_their_cosine_and_the_best_are_marked():
+    axes, bar = matching(np.random.default_rng(2)).axes
+    places = np.asarray(axes.collections[0].get_offsets())
+    top, closest = (points(line)[0] for line in axes.lines if line.get_marker() in ("^", "s"))
+    np.testing.assert_array_equal(top, places[np.argmax(places[:, 1])])
+    np.testing.assert_array_equal(closest, places[np.argmax(places[:, 0])])
+    lengths = np.asarray(axes.collections[0].get_array())
+    np.testing.assert_allclose(lengths, places[:, 1] / places[:, 0])
+    assert bar.get_ylabel() == "length of the input"
+
+
 def test_filters_stand_above_their_fits_from_the_best_to_the_worst(rng):
     filters, fits, r2 = rng.standard_normal((9, 4, 5)), rng.standard_normal((9, 4, 5)), rng.permutation(9) / 10
     r2[3] = np.nan
@@ -1330,6 +1352,32 @@ def test_bars_are_the_weights(rng):
     for axes, weights in zip(figure.axes, values, strict=True):
         np.testing.assert_allclose([cast(Rectangle, bar).get_width() for bar in axes.patches], weights)
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == list("wxyz")
+
+
+def test_restarts_are_dots_beside_bars_and_long_names_are_shortened(rng):
+    values, each = rng.standard_normal((2, 3)), rng.standard_normal((4, 2, 3))
+    names = ["price in $ (US$)", "$\\alph$", 85 * "n"]
+    figure = units_figures.bars(values, names, ["unit 1", "unit 2"], "Weights", "direction", each)
+    FigureCanvasAgg(figure).draw()
+    for number, axes in enumerate(figure.axes):
+        dots = [points(line) for line in axes.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots, np.stack([each[:, number], np.tile(np.arange(3), (4, 1))], axis=-1))
+        assert np.abs(axes.get_xlim()).max() >= max(np.abs(values).max(), np.abs(each).max())
+    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert shown == ["price in \\$ (US\\$)", "\\$\\alph\\$", 23 * "n" + "…"]
+
+
+def test_images_of_three_channels_are_drawn_in_colour_with_zero_grey(rng):
+    values = rng.standard_normal((1, 2, 3, 4, 3))
+    for axes, image in zip(units_figures.images(values, ["a"], ["1", "2"], "Sheet").axes, values[0], strict=True):
+        shown = np.asarray(axes.images[0].get_array())
+        np.testing.assert_allclose((shown - 0.5) * 2 * np.abs(image).max(), image)
+
+
+def test_shares_have_the_digits_that_they_need(rng):
+    axes = only(units_figures.gabor_scores(scores(rng)))
+    label = axes.yaxis.get_major_formatter()
+    assert [label(share, 0) for share in (0, 0.025, 0.05, 1)] == ["0 %", "2.5 %", "5 %", "100 %"]
 
 
 def test_words_of_sheets_can_be_read_on_a_phone(rng):
@@ -1377,3 +1425,14 @@ def test_every_seed_is_a_dot_over_its_layer_and_missing_layers_stay_out(rng):
     lengths = [len(points(line)) for line in axes.lines if line.get_marker() not in ("None", "")]
     assert lengths == [3, 2, 3]
     assert only(over_layers(rng, shares=False)).get_ylim()[0] >= representation_figures.LOWEST
+
+
+def test_every_restart_is_joined_to_its_own_start(rng):
+    plane, trained = rng.standard_normal((10, 2)), np.arange(10) < 5
+    draw = lambda *more: only(  # noqa: E731
+        representation_figures.restarts(plane, trained, np.array([0.5, 0.2]), 0.1, "outputs", *more)
+    )
+    (lines,) = (c for c in draw(True).collections if isinstance(c, LineCollection))
+    segments = np.stack([np.asarray(segment) for segment in lines.get_segments()])
+    np.testing.assert_array_equal(segments, np.stack([plane[5:], plane[:5]], axis=1))
+    assert not any(isinstance(c, LineCollection) for c in draw().collections)

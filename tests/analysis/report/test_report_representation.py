@@ -7,8 +7,8 @@ from report_pages import Page, altered, check_alone, check_numbers, toy
 
 from analysis.report import write_report
 from analysis.report.sections import representation
-from analysis.report.sections.representation import measured
-from analysis.representation import class_distances, features, probe_layers, shape_distances
+from analysis.report.sections.representation import findings, measured, words
+from analysis.representation import class_distances, features, probe_layers, restart_map, separability, shape_distances
 from analysis.statistics import pair_values
 from wspace.run import open_run
 from wspace.train import train
@@ -80,7 +80,9 @@ def test_a_regression_is_read_out_and_drawn_without_classes(regression, tmp_path
     probed = probe_layers(regression.model, regression.params(), regression.data, rng=rng)
     assert found["trained_1"]["value"] == pytest.approx(np.median(probed.trained.score[1]))
     assert found["chance"]["value"] == 0
-    assert not {"classes", "nearest", "share_trained_0", "example_error"} & found.keys()
+    assert not {"classes", "nearest", "share_trained_0"} & found.keys()
+    assert "Colour: the target, standardised. Every panel" in page.text
+    assert "So few restarts do not decide whether a linear readout finds more in the outputs" in page.text
     assert "classes" not in page.text.split("What it says here")[1].split("All findings")[0]
     assert len(alts(page)) == 4
     assert "last hidden layer" not in page.text
@@ -145,3 +147,75 @@ def test_what_does_not_fit_is_left_out_or_made_smaller(rng, monkeypatch, tmp_pat
     assert "No layer is drawn: there are too few examples to draw." in page.text
     assert "fewer than two classes have two or more of these examples" in page.text
     assert not {"perplexity", "null", "share_trained_0"} & found.keys()
+
+
+def said(rng, *, num=8, num_test=100, target=None, classes=0, shape=None) -> tuple[str, dict]:
+    """What is said, and found, of random layers: of readouts for what `target` asks of inputs, and of a map."""
+    x, x_test = rng.standard_normal((120, 3)), rng.standard_normal((num_test, 3))
+    weights = rng.standard_normal((num, 3, 6))
+    seen, new = ([np.broadcast_to(some, (num, *some.shape)), np.maximum(some @ weights, 0)] for some in (x, x_test))
+    target = target or (lambda some: rng.standard_normal(len(some)))
+    y, y_test = target(x)[:, None], target(x_test)[:, None]
+    if classes:
+        y, y_test = (np.digitize(some[:, 0], np.quantile(y, np.arange(1, classes) / classes)) for some in (y, y_test))
+    one = separability(seen, y, new, y_test, "classification" if classes else "regression")
+    found = measured.Measured(
+        ids=list(range(num)), names=["inputs", "layer 1", "outputs"], shown=[0, 1], last=1, moved=shape is not None,
+        split="test", labels=y_test.ravel(), target="target", class_names=tuple("abcde"[:classes]),
+        probes=dict.fromkeys(measured.KINDS if shape else ("trained", "shuffled"), one), classes={}, drawn=None, map=shape,
+        map_units=6, missing=dict.fromkeys(("classes", "drawings", "map"), "nothing"),
+    )  # fmt: skip
+    every = findings.find(found, rng)
+    return " ".join([words.headline(found), *words.says(every, found), words.shows(found)]), every
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_where_there_is_nothing_to_find_readouts_are_hardly_ever_told_apart(classes, rng):
+    """One set of targets serves all seeds, so that their interval alone would tell noise apart in two of five cases."""
+    every = [said(rng, classes=classes) for _ in range(40)]
+    assert sum(": a linear readout finds" in text for text, _ in every) <= 40 / 20
+    alone = [found["gain"]["ci"][0] * found["gain"]["ci"][1] > 0 for _, found in every]
+    assert sum(alone) > 40 / 5
+    assert sum("Neither is clearly better than always naming the same." in text for text, _ in every) > 40 * 0.8
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_what_a_layer_unfolds_or_loses_is_told_from_six_seeds_on(classes, rng):
+    unfolded = lambda x: np.abs(x[:, 0]) + 0.1 * rng.standard_normal(len(x))  # noqa: E731
+    text, found = said(rng, target=unfolded, classes=classes, num_test=400)
+    assert "choice of examples: a linear readout finds more in the last hidden layer than in the inputs." in text
+    assert found["gain"]["value"] > 2 * found["gain_error"]["value"] > 0
+    few, found = said(rng, target=unfolded, classes=classes, num_test=400, num=5)
+    assert found["gain"]["ci"][0] > 2 * found["gain_error"]["value"]
+    assert "a linear readout finds more in the last hidden layer than" not in few
+    assert "So few restarts do not decide whether a linear readout finds more" in few
+
+
+@pytest.mark.parametrize("num", [2, 5, 6])
+def test_restarts_are_called_more_alike_from_six_seeds_on(num, rng):
+    trained = rng.standard_normal((1, 30, 4)) + 0.1 * rng.standard_normal((num, 30, 4))
+    text, found = said(rng, num=num, shape=restart_map(trained, rng.standard_normal((num, 30, 4))))
+    assert found["map_ratio"]["value"] < 0.5
+    assert ("So training makes restarts more alike than they started" in text) == (num >= 6)
+    assert ("So few restarts do not decide whether training makes them more alike" in text) == (num < 6)
+    assert "networks that have not learnt" not in text or num >= 6
+
+
+def test_one_test_example_decides_nothing_and_is_one(rng):
+    text, found = said(rng, target=lambda x: x[:, 0], classes=2, num_test=1)
+    assert (found["num_test"]["value"], ": a linear readout finds" in text) == (1, False)
+    assert "{num_test} test example " in text
+    assert "{num_test} test example;" not in text
+    assert "test examples" not in text
+
+
+def test_the_first_of_several_targets_is_called_that(rng, tmp_path):
+    x = rng.standard_normal((40, 3))
+    np.savez(tmp_path / "two.npz", x=x, y=x @ rng.standard_normal((3, 2)))
+    data = {"name": "npz", "path": str(tmp_path / "two.npz"), "standardize": False}
+    settings = {"data": data, "model": {"hidden": []}, "train": {"batch_size": 0}, "seeds": {"num": 2}}
+    run = train(toy(**settings), tmp_path / "run", num_devices=1)
+    page, found = report(run, tmp_path / "report")
+    assert "Colour: the first target. Every panel" in page.text
+    assert "a line from the start of each restart to its end" in page.text
+    assert found["map_seeds"]["value"] == 2

@@ -81,8 +81,28 @@ def test_units_that_come_back_are_counted_against_untrained_ones(page):
     found = page.findings["templates"]
     assert found["units"]["value"] == 3
     assert 0 <= found["expected"]["value"] <= 0.1
-    assert found["rate"]["n"] == 6
+    assert 0 <= found["expected_untrained"]["value"] <= 0.1
+    assert found["rate"]["n"] == found["rate_untrained"]["n"] == 6
     assert "by chance" in page.text
+
+
+def test_units_that_share_only_their_statistics_come_back_beyond_untrained_ones_alone(rng, tmp_path):
+    """First layers drawn with one narrow spectrum: nearly all recur beyond isotropic inits, few beyond surrogates."""
+    np.savez(tmp_path / "table.npz", x=rng.standard_normal((80, 20)), y=np.arange(80) % 3)
+    spec = toy(
+        data={"name": "npz", "path": str(tmp_path / "table.npz")}, model={"hidden": [8], "activation": "relu"},
+        train={"num_steps": 2, "batch_size": 20}, seeds={"num": 8},
+    )  # fmt: skip
+    run = train(spec, tmp_path / "run", num_devices=1)
+    shutil.copytree(run.path, tmp_path / "narrow", ignore=shutil.ignore_patterns("report"))
+    params = jax.tree.map(np.array, run.params())
+    params[0]["weight"][:] = rng.standard_normal((8, 20, 8)) / np.arange(1, 21)[:, None]
+    array = zarr.open_group(tmp_path / "narrow" / "run.zarr", mode="r+")["theta"]
+    assert isinstance(array, zarr.Array)
+    array[:, -1] = np.asarray(ravel(params, 1))
+    found = Page(write_report(open_run(tmp_path / "narrow"), sections=(templates.SECTION,))).findings["templates"]
+    assert found["rate_untrained"]["value"] > 0.4
+    assert found["rate"]["value"] <= 0.25
 
 
 @pytest.mark.slow
@@ -90,7 +110,7 @@ def test_regressions_and_single_seeds_are_told_in_words(regression, run, tmp_pat
     page = Page(write_report(regression, tmp_path / "linear", sections=SECTIONS))
     assert "calibration_error" not in page.findings["probabilities"]
     assert "rate" not in page.findings["templates"]
-    assert "it has no outputs that could be probabilities" in page.text
+    assert "not trained to give probabilities" in page.text
     assert "cannot be asked here" in page.text
     check_numbers(page)
     check_alone(page)
@@ -133,15 +153,16 @@ def test_weights_that_do_not_fit_are_tried_in_part(run, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_colours_and_wide_tables_have_pictures_of_a_bounded_size(rng, tmp_path):
-    """Images of three channels are drawn by their mean; of many features only some have bars."""
-    for name, shape in (("colours", (5, 5, 3)), ("table", (200,))):
+    """Images of three channels are drawn in colour, of two by their mean; of many features only some have bars."""
+    for name, shape in (("colours", (5, 5, 3)), ("channels", (5, 5, 2)), ("table", (200,))):
         np.savez(tmp_path / f"{name}.npz", x=rng.random((60, *shape)), y=np.arange(60) % 3)
         spec = toy(
             data={"name": "npz", "path": str(tmp_path / f"{name}.npz")}, model={"hidden": [4, 3]},
             train={"num_steps": 5, "batch_size": 12}, seeds={"num": 2},
         )  # fmt: skip
         page = Page(write_report(train(spec, tmp_path / name, num_devices=1), sections=(templates.SECTION,)))
-        assert ("mean over the channels" in page.text) == (name == "colours")
+        assert ("red, green and blue" in page.text) == (name == "colours")
+        assert ("mean over the channels" in page.text) == (name == "channels")
         assert ("those features that have the largest weights" in page.text) == (name == "table")
         check_numbers(page)
 

@@ -4,7 +4,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from analysis.representation import features, probe_layers, probes, separability
+from analysis.representation import features, probe_layers, probes, score_error, separability
 from wspace.data import Dataset, Task
 from wspace.models import MLP
 
@@ -158,6 +158,38 @@ def test_ridge_is_the_stated_one(rng):
     got = separability(one(x), y, one(x), y, "regression", l2=0.3)
     assert got.score[0, 0] == pytest.approx(1 - left)
     assert got.converged.all()
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_examples_add_up_to_the_score_and_their_spread_is_that_of_other_examples(task: Task, rng):
+    """Against draws of as many test examples from ten times as many, for the same probes of two networks."""
+    x, y = blobs(rng, num=100, distance=2.0)
+    x_test, y_test = blobs(rng, num=6000, distance=2.0)
+    if task == "regression":
+        y, y_test = (np.stack([some == 1, some + rng.standard_normal(len(some))], axis=1) for some in (y, y_test))
+    seen, new = (np.stack([some, some + rng.standard_normal(some.shape)]) for some in (x, x_test))
+    probe = lambda rows: separability([seen], y, [new[:, rows]], y_test[rows], task)  # noqa: E731
+    every = [probe(rng.choice(6000, 600, replace=False)) for _ in range(100)]
+    for one in every[:3]:
+        np.testing.assert_allclose(one.by_example.mean(axis=-1), one.score, atol=1e-12)
+        assert one.by_example.shape == (1, 2, 600)
+    single, both = (
+        every[0].by_example[0, 0] - every[0].score[0, 0],
+        every[0].by_example[0, 0] - every[0].by_example[0, 1],
+    )
+    alone = np.std([one.score[0, 0] for one in every])
+    difference = np.std([one.score[0, 0] - one.score[0, 1] for one in every])
+    assert score_error(single) == pytest.approx(alone, rel=0.25)
+    assert score_error(both - both.mean()) == pytest.approx(difference, rel=0.25)
+
+
+def test_differences_of_accuracy_are_large_where_mcnemars_statistic_is():
+    for more in range(12):
+        for less in range(12):
+            each = np.concatenate([np.ones(more), -np.ones(less), np.zeros(20)])
+            statistic = (more - less) ** 2 / max(more + less, 1)
+            assert (abs(each.mean()) > 2 * score_error(each) + 1e-12) == (statistic > 4)
+    assert np.all(2 * score_error(np.ones((3, 4))) >= 1)
 
 
 def population(rng, num=150, num_test=100):

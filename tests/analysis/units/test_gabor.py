@@ -1,5 +1,6 @@
 import sys
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -8,11 +9,13 @@ from analysis.units.gabor import (
     compare,
     fit_gabor,
     gabor,
+    median_by_seed,
     median_r2,
     random_filters,
     random_phases,
     share_above,
     shuffled_pixels,
+    varies,
 )
 
 NAMES = ("amplitude", "x", "y", "along", "across", "orientation", "frequency", "phase")
@@ -175,6 +178,19 @@ def test_what_is_the_same_everywhere_explains_nothing(rng):
     assert median_r2(fits.r2, np.array([0, 1, 2]), rng=rng).n == 1
 
 
+@pytest.mark.parametrize("level", [0.1, -3e-20, 5e8])
+def test_what_is_constant_but_for_rounding_is_constant(rng, level):
+    """Rounding of float32, whatever the scale; a filter that varies by ten times the limit is fitted."""
+    rounded = level * (1 + rng.integers(-2, 3, (8, 8)) * np.finfo(np.float32).eps).astype(np.float32)
+    faint = level * (1 + 1e-5 * gabor((8, 8), along=1.5, across=2, orientation=0.4, frequency=0.2))
+    filters = np.stack([rounded, faint, rng.standard_normal((8, 8))])
+    assert np.ptp(rounded) > 0
+    np.testing.assert_array_equal(varies(filters), [False, True, True])
+    np.testing.assert_array_equal(varies(filters.astype(np.float32)[[0, 2]]), [False, True])
+    r2 = fit_gabor(filters, rng=rng, num_starts=1).r2
+    np.testing.assert_array_equal(np.isfinite(r2), [False, True, True])
+
+
 def test_nulls_keep_what_they_say(planted, rng):
     before = planted.copy()
     shuffled, scrambled = shuffled_pixels(planted, rng), random_phases(planted + 0.3, rng)
@@ -243,6 +259,36 @@ def test_what_cannot_be_fitted_is_refused(rng):
         fit_gabor(filters, rng=rng)
     with pytest.raises(ValueError, match="none of 2 filters has an R"):
         median_r2(np.full(2, np.nan), np.array([0, 1]), rng=rng)
+
+
+@pytest.fixture
+def unchecked():
+    """Signatures unchecked, as for a user: jaxtyping would refuse these arguments before the function does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_compared_is_refused_before_it_is_fitted(rng, monkeypatch):
+    def never(*_):
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr(sys.modules["analysis.units.gabor"], "_fit", never)
+    filters = rng.standard_normal((3, 6, 6))
+    for seeds in (np.zeros(2, int), np.zeros(4, int), np.zeros(1, int)):
+        message = rf"seeds have shape \({len(seeds)},\) for 3 filters: one for each"
+        with pytest.raises(ValueError, match=message):
+            compare(filters, seeds, rng=rng)
+        with pytest.raises(ValueError, match=message):
+            median_by_seed(np.ones(3), seeds)
+        with pytest.raises(ValueError, match=message):
+            share_above(np.ones(3), seeds, 0.5, rng=rng)
+    with pytest.raises(ValueError, match="all 3 filters are constant"):
+        compare(np.ones((3, 6, 6)), np.arange(3), rng=rng)
+    filters[2, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"positions \[2\] are not finite"):
+        compare(filters, np.arange(3), rng=rng)
 
 
 def test_few_steps_are_told(planted, rng, monkeypatch):

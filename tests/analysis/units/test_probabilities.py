@@ -1,3 +1,4 @@
+import jaxtyping
 import numpy as np
 import pytest
 from hand_built import draw
@@ -88,12 +89,31 @@ def test_certain_outputs_fall_into_the_last_bin(rng):
     assert (found.error[0], found.overconfidence[0], found.chance[0]) == (0.5, 0.5, 0)
 
 
+@pytest.fixture
+def unchecked():
+    """Signatures unchecked, as for a user: jaxtyping would refuse these arguments before the function does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 2), (3,)])
+def test_outputs_and_labels_of_other_shapes_are_refused(rng, shape):
+    with pytest.raises(ValueError, match=r"labels \(3,\): finite ones of at least one example"):
+        calibration(np.zeros(shape), np.zeros(3, int), rng=rng)
+
+
 def test_what_has_no_calibration_is_refused(rng):
     for outputs, y in ((np.zeros((1, 0, 2)), np.zeros(0, int)), (np.full((1, 2, 2), np.nan), np.zeros(2, int))):
         with pytest.raises(ValueError, match="finite ones of at least one example"):
             calibration(outputs, y, rng=rng)
-    with pytest.raises(ValueError, match=r"labels 0 \.\. 2 for 2 outputs"):
-        calibration(np.zeros((1, 2, 2)), np.array([0, 2]), rng=rng)
+    for y, said in (([0, 2], r"0 \.\. 2"), ([-1, 1], r"-1 \.\. 1")):
+        with pytest.raises(ValueError, match=rf"labels {said} for 2 outputs: 0 \.\. 1 are expected"):
+            calibration(np.zeros((1, 2, 2)), np.array(y), rng=rng)
+    for given in ({"num_bins": 0}, {"num_bins": -1}, {"num_draws": 0}):
+        with pytest.raises(ValueError, match=r"num_bins = .*, num_draws = .*: at least 1 of each"):
+            calibration(np.zeros((1, 2, 2)), np.array([0, 1]), rng=rng, **given)
     params = draw(MLP((3, 2)), rng)
     params[0]["weight"][0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="weights of layer 0 are not finite"):

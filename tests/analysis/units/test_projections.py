@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,11 +103,113 @@ def test_switches_send_each_signal_back_to_its_own_maximum(rng):
         )
 
 
+def whole(model, rng):
+    """Params of small whole numbers: sums are exact, and ties are many."""
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.integers(-2, 3, leaf.shape).astype(np.float64), like)
+
+
+def digits(rng, num, shape):
+    """Blank images with a square of noise, flat."""
+    x = np.zeros((num, *shape))
+    x[:, 2:5, 1:4] = rng.integers(0, 3, (num, 3, 3, shape[-1]))
+    return x.reshape(num, -1)
+
+
+def plain_deconvnet(model, params, x, layer, unit):
+    """One input and one unit, by loops over places: what is sent back, and how many windows on the way tie."""
+    blocks, pool, around = len(model.channels), model.pool_size, model.kernel // 2
+    h, steps, ties = x.reshape(model.shape), [], 0
+    for at in range(layer + 1):
+        weight, bias, below = params[at]["weight"], params[at]["bias"], h
+        if at >= blocks:
+            z = bias + h.ravel() @ weight.reshape(h.size, -1)
+            h, switches = (z if at == model.num_layers - 1 else np.maximum(z, 0)), None
+        else:
+            height, width, units = *h.shape[:2], len(bias)
+            z, padded = np.zeros((height, width, units)), np.pad(h, [(around, around), (around, around), (0, 0)])
+            for i, j, u in np.ndindex(z.shape):
+                seen = padded[i : i + model.kernel, j : j + model.kernel]
+                z[i, j, u] = bias[u] + np.sum(seen * weight[..., u])
+            h, switches = np.zeros((height // pool, width // pool, units)), {}
+            for i, j, u in np.ndindex(h.shape):
+                best, found = -np.inf, 0
+                for a, b in np.ndindex(pool, pool):
+                    value = z[pool * i + a, pool * j + b, u]
+                    if value > best:
+                        best, found, switches[i, j, u] = value, 0, (pool * i + a, pool * j + b, u)
+                    found += value == best
+                h[i, j, u], ties = max(best, 0), ties + (found > 1)
+        steps.append((weight, below.shape, z.shape, switches))
+    signal = np.zeros(h.shape)
+    signal[(*np.unravel_index(np.argmax(h[..., unit]), h.shape[:-1]), unit)] = 1
+    for at in range(layer, -1, -1):
+        weight, shape, received, switches = steps[at]
+        if switches is None:
+            rectified = signal if at == model.num_layers - 1 else np.maximum(signal, 0)
+            signal = (weight.reshape(-1, len(rectified)) @ rectified).reshape(shape)
+            continue
+        unpooled = np.zeros(received)
+        for place, switch in switches.items():
+            unpooled[switch] = max(signal[place], 0)
+        padded = np.zeros((shape[0] + 2 * around, shape[1] + 2 * around, shape[2]))
+        for i, j, u in np.ndindex(unpooled.shape):
+            padded[i : i + model.kernel, j : j + model.kernel] += unpooled[i, j, u] * weight[..., u]
+        signal = padded[around : around + shape[0], around : around + shape[1]]
+    return signal.ravel(), ties
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_a_deconvnet_takes_the_first_of_equal_values_as_plain_loops_do(rng, layer):
+    """Windows tie on blank images; each has one switch all the same. Sides of 7 leave a row out."""
+    model = ConvNet((7, 6, 2), (3, 2), (4,), 2)
+    params = whole(model, rng)
+    x = np.stack([digits(rng, 3, model.shape)] * params[layer]["weight"].shape[-1])
+    found, ties = deconvolutions(model, params, x, layer=layer), 0
+    for unit, example in np.ndindex(*x.shape[:2]):
+        expected, tied = plain_deconvnet(model, params, x[unit, example], layer, unit)
+        np.testing.assert_array_equal(found[unit, example], expected)
+        ties += tied
+    assert ties > 0
+    assert np.any(found)
+
+
+def test_a_blank_input_has_one_switch():
+    """All places tie: the unit sends one kernel, at the first place, and not a share of it to every place of the window."""
+    model = ConvNet((4, 4, 1), (1,), (), 1)
+    kernel = np.arange(1.0, 10).reshape(3, 3, 1, 1)
+    params = ({"weight": kernel, "bias": np.ones(1)}, {"weight": np.ones((4, 1, 1)), "bias": np.zeros(1)})
+    found = deconvolutions(model, params, np.zeros((1, 1, 16)), layer=0).reshape(4, 4)
+    expected = np.zeros((4, 4))
+    expected[:2, :2] = kernel[1:, 1:, 0, 0]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("pool_size", [1, 2])
+def test_a_unit_is_looked_at_in_the_first_of_equal_places(rng, pool_size):
+    """The same patch in two places, which no window shares: gradient and deconvnet show the kernel at the first alone."""
+    model = ConvNet((10, 10, 1), (1,), (), 1, pool_size=pool_size)
+    kernel = rng.integers(1, 5, (3, 3)).astype(np.float64)
+    positions = (10 // pool_size) ** 2
+    params = (
+        {"weight": kernel[..., None, None], "bias": np.zeros(1)},
+        {"weight": np.ones((positions, 1, 1)), "bias": np.zeros(1)},
+    )
+    image, expected = np.zeros((10, 10)), np.zeros((10, 10))
+    for row, column in ((6, 1), (1, 6)):
+        image[row : row + 3, column : column + 3] = kernel
+    expected[1:4, 6:9] = kernel
+    for project in (gradient_images, deconvolutions):
+        np.testing.assert_array_equal(
+            project(model, params, image.reshape(1, 1, -1), layer=0).reshape(10, 10), expected
+        )
+
+
 def test_linear_units_answer_most_to_their_templates(rng):
     model = MLP((7, 5, 3), "identity")
     params = one(model, rng)
     for layer in range(2):
-        found = greatest_inputs(model, params, 7, layer=layer, radius=2.5, rng=rng)
+        found = greatest_inputs(model, params, 7, layer=layer, radius=2.5, rng=rng, num_starts=4)
         template = matrix(model, params, layer, 7)
         expected = 2.5 * (template / np.linalg.norm(template, axis=0)).T
         for start in range(4):
@@ -142,6 +246,21 @@ def test_what_cannot_be_projected_is_refused(rng):
         gradient_images(model, params, np.zeros((2, 1, 4)), layer=0)
     with pytest.raises(ValueError, match=r"layer = 2: one of 0 \.\. 1"):
         gradient_images(model, params, np.zeros((2, 1, 4)), layer=2)
-    for radius, num_starts in ((0.0, 4), (1.0, 0)):
+    for radius, num_starts in ((0.0, 4), (np.inf, 4), (1.0, 0)):
         with pytest.raises(ValueError, match="a positive length and at least one"):
             greatest_inputs(model, params, 4, layer=0, radius=radius, rng=rng, num_starts=num_starts)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+@pytest.mark.parametrize("more", [1, -1])
+def test_inputs_of_another_length_are_refused(rng, name, more):
+    model, features = NETWORKS[name]
+    params = one(model, rng)
+    model = dataclasses.replace(model, activation="relu")
+    message = f"inputs have {features + more} features, which the network {model.outline} with .* cannot take"
+    x = np.zeros((params[0]["weight"].shape[-1], 1, features + more))
+    for project in (gradient_images, deconvolutions):
+        with pytest.raises(ValueError, match=message):
+            project(model, params, x, layer=0)
+    with pytest.raises(ValueError, match=message):
+        greatest_inputs(model, params, features + more, layer=0, radius=1.0, rng=rng)

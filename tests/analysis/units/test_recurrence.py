@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
-from analysis.units import recurrence, types
+from analysis.units import recurrence, surrogates, types
 
 
 def planted(rng, seeds=12, shared=3, units=8, features=200, noise=0.3):
@@ -59,8 +60,9 @@ def test_planted_types_are_found_in_any_order_of_units(rng):
     np.testing.assert_array_equal(found.sizes[:3], 12)
     np.testing.assert_array_equal(found.spread[:3], 1)
     assert found.sizes[3:].max() < 4
-    assert found.null_sizes.max() < 4
-    assert found.sizes.sum() == found.null_sizes.sum() == 96
+    assert found.sizes.sum() == 96
+    assert np.all(found.shared >= 3 / 8)
+    assert found.null_shared.mean() < 0.5 < found.shared.mean() + 0.2
     np.testing.assert_array_equal(np.bincount(found.labels.ravel()), found.sizes)
     np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1)
 
@@ -86,3 +88,47 @@ def test_what_cannot_be_compared_is_refused(rng):
     many = np.zeros((3, 3000, 1))
     with pytest.raises(ValueError, match="9000 units in all"):
         types(many, many)
+
+
+def test_shared_types_are_those_of_two_seeds_or_more():
+    """Two seeds: one unit of theirs is the same; the first has a pair of its own, which no other seed shares."""
+    units = np.eye(6)[np.array([[0, 1, 1], [0, 2, 3]])]
+    found = types(units, np.random.default_rng(0).standard_normal(units.shape))
+    np.testing.assert_allclose(found.shared, 1 / 3)
+
+
+def test_surrogates_have_the_moments_and_nothing_else_in_common(rng):
+    mix = rng.standard_normal((4, 4))
+    units = rng.standard_normal((40, 50, 4)) @ mix + np.arange(4)
+    drawn = surrogates(units, rng=rng)
+    a, b = units.reshape(-1, 4), drawn.reshape(-1, 4)
+    np.testing.assert_allclose(b.mean(axis=0), a.mean(axis=0), atol=5 * a.std() / np.sqrt(2000))
+    np.testing.assert_allclose(np.cov(b.T), np.cov(a.T), atol=0.15 * np.cov(a.T).max())
+    planted_units = np.repeat(rng.standard_normal((1, 8, 30)), 12, axis=0)
+    copies = surrogates(planted_units, rng=rng)
+    unit = copies / np.linalg.norm(copies, axis=-1, keepdims=True)
+    between = np.abs(np.einsum("suf,tuf->stu", unit, unit))[~np.eye(12, dtype=bool)]
+    assert between.mean() < 0.6
+    with pytest.raises(ValueError, match="1 units have no covariance"):
+        surrogates(np.ones((1, 1, 3)), rng=rng)
+
+
+def test_units_that_share_only_their_covariance_do_not_recur_beyond_surrogates(rng):
+    """Against isotropic units most of them seem to come back; against surrogates as many as by chance."""
+    spectrum, rates = 1 / np.arange(1, 31), []
+    for _ in range(12):
+        units = rng.standard_normal((8, 10, 30)) * spectrum
+        isotropic = recurrence(matched(units), matched(rng.standard_normal(units.shape)), rng=rng)
+        strict = recurrence(matched(units), matched(surrogates(units, rng=rng)), rng=rng)
+        rates.append((isotropic.recurs.mean(), strict.recurs.mean()))
+    loose, strict = np.mean(rates, axis=0)
+    assert loose > 0.5
+    assert strict < 0.1
+
+
+def matched(units):
+    """Units of every seed in the order that is most like the first seed's."""
+    unit = units / np.linalg.norm(units, axis=-1, keepdims=True)
+    return np.stack(
+        [seed[linear_sum_assignment(unit[0] @ one.T, maximize=True)[1]] for seed, one in zip(units, unit, strict=True)]
+    )

@@ -6,6 +6,7 @@ from hand_built import NETWORKS, draw
 
 from analysis.similarity import representations
 from analysis.units import matches, templates, top_inputs
+from analysis.units.templates import check_features
 from wspace import MLP, ConvNet
 from wspace.tree import pick
 
@@ -26,6 +27,15 @@ def test_templates_have_the_shape_of_what_they_multiply(rng):
     assert kernels.shape == (2, 3, 3, 3, 2)
     with pytest.raises(ValueError, match=r"12 weights each: .* not \(5, 2\)"):
         templates(params, (5, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 1), (6, 6), (72,), (2, 6, 6, 2)])
+def test_kernels_are_for_inputs_of_their_channels(rng, shape):
+    params = draw(ConvNet((6, 6, 2), (3,), (), 2), rng)
+    with pytest.raises(ValueError, match=r"inputs of \(height, width, 2\), not .* number of channels"):
+        templates(params, shape)
+    single = draw(ConvNet((6, 6, 1), (3,), (), 2, kernel=7), rng)  # larger than the input, as a ConvNet allows
+    assert templates(single, (6, 6)).shape == templates(single, (6, 6, 1)).shape == (2, 3, 7, 7, 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -57,6 +67,19 @@ def test_a_match_is_relative_to_the_norm():
     assert found.same_top == 0
     assert found.length_of_top(found.dot) == pytest.approx((3 + 0.5) / 4)
     assert found.length_of_top(found.cosine) == pytest.approx((0 + 0.5 * 2) / 4)
+
+
+def test_units_without_a_best_input_are_no_agreement():
+    """Two units have a best input, one of them by dot product and by cosine; the third is 0, the fourth meets no input."""
+    weight = np.array([[1.0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # (feature, unit)
+    x = np.array([[1, 0, 0, 0], [2, 0, 3, 0], [0, 0, 0, 0], [0, 5, 0, 0]], np.float32)
+    model, head = MLP((4, 4, 1), bias=False), {"weight": np.ones((4, 1))}
+    found = matches(model, ({"weight": weight}, head), x)
+    np.testing.assert_array_equal(np.argmax(found.dot, axis=1), [1, 1, 0, 0])
+    np.testing.assert_array_equal(np.argmax(found.cosine, axis=1), [0, 1, 0, 0])
+    assert found.same_top == 0.5
+    for template, inputs in ((0 * weight, x), (weight, 0 * x), (weight, x[3:])):
+        assert np.isnan(matches(model, ({"weight": template}, head), inputs).same_top)
 
 
 def test_inputs_of_one_length_are_ranked_alike_by_dot_product_and_cosine(rng):
@@ -119,9 +142,28 @@ def test_a_planted_patch_is_found_where_it_was_put(rng):
 def test_what_is_not_there_is_refused(rng):
     model = MLP((6, 5, 2))
     params = draw(model, rng)
-    with pytest.raises(ValueError, match="no inputs"):
+    with pytest.raises(ValueError, match=r"shape \(0, 6\): .* one example or more"):
         matches(model, pick(params, 0), np.zeros((0, 6)))
     h = representations(model, params, rng.standard_normal((3, 6)).astype(np.float32))[0]
     for num in (0, 4):
         with pytest.raises(ValueError, match=rf"num = {num}: 1 \.\. 3 examples"):
             top_inputs(h, num)
+    for bad in (np.nan, np.inf, -np.inf):
+        broken = np.array(h)
+        broken[1, 2, 0] = bad
+        with pytest.raises(ValueError, match=r"networks at positions \[1\] hand on is not finite"):
+            top_inputs(broken, 2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+@pytest.mark.parametrize("more", [1, -1])
+def test_inputs_of_another_length_are_refused(rng, name, more):
+    model, features = NETWORKS[name]
+    params = pick(draw(model, rng), 0)
+    with pytest.raises(ValueError, match=f"inputs have {features + more} features, which the network {model.outline} "):
+        matches(model, params, np.zeros((3, features + more)))
+
+
+def test_inputs_that_fit_are_not_refused(rng):
+    for model, features in NETWORKS.values():
+        assert check_features(model, pick(draw(model, rng), 0), features) is None

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.report.findings import Finding, finding
 from analysis.report.sections.representation.measured import SAME, Measured
-from analysis.representation import Drawings, RestartMap, Separability, over_seeds
+from analysis.representation import Drawings, RestartMap, Separability, over_seeds, score_error
 from analysis.statistics import median, median_over_pairs, pair_values, ratio_over_pairs
 
 
@@ -52,10 +52,9 @@ def _of_probes(found: Measured, rng: np.random.Generator) -> dict[str, Finding]:
     for name, (more, less) in changes.items():
         # Without what rounding leaves of equal shares.
         findings[name] = finding(median(np.round(more - less, 12), rng=rng, unit=unit))
-    if found.class_names:
-        findings["example_error"] = _error(one, last)
-        if found.moved:
-            findings["untrained_error"] = _error(probes["untrained"], last)
+    findings |= _certainty("gain", one, last, unit)
+    if found.moved:
+        findings |= _certainty("untrained_gain", probes["untrained"], last, unit)
     settled = np.concatenate([probe.converged.ravel() for probe in probes.values()])
     findings["probes"] = finding(len(settled), n=num)
     findings["unsettled"] = finding(int(np.sum(~settled)), n=num)
@@ -68,10 +67,18 @@ def _each(prefix: str, values: np.ndarray, rng: np.random.Generator, unit: str) 
     return {f"{prefix}_{k}": finding(each) for k, each in enumerate(estimates) if each is not None}
 
 
-def _error(probes: Separability, last: int) -> Finding:
-    """The greater standard error of the two shares, of the inputs and of the last hidden layer, by choice of examples."""
-    likely = np.median(probes.score[[0, last]], axis=1)
-    return finding(float(np.sqrt(np.max(likely * (1 - likely)) / probes.num_test)), unit="share")
+def _certainty(name: str, probes: Separability, last: int, unit: str) -> dict[str, Finding]:
+    """Standard errors by the choice of test examples, of a median seed: of the difference between the last hidden layer and
+    the inputs, and of what the better of the two finds more than a constant answer, with the latter itself.
+    """
+    each, num = probes.by_example[[last, 0]], probes.score.shape[1]
+    better = each[np.argmax(np.median(each.mean(axis=2), axis=1))] - probes.chance
+    numbers = {
+        f"{name}_error": score_error(each[0] - each[1]),
+        f"{name}_found": better.mean(axis=1),
+        f"{name}_found_error": score_error(better),
+    }
+    return {key: finding(float(np.median(values)), n=num, unit=unit) for key, values in numbers.items()}
 
 
 def _of_classes(found: Measured, rng: np.random.Generator) -> dict[str, Finding]:

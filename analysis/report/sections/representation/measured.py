@@ -21,7 +21,7 @@ from analysis.representation import (
 )
 from wspace.run import Run
 
-MOST_SEEDS, MOST_PROBED, FEWEST_PROBED = 64, 12, 4
+MOST_SEEDS, MOST_PROBED, FEWEST_PROBED = 64, 12, 6
 MOST_EXAMPLES, MOST_DRAWN, FEWEST_DRAWN = 500, 200, 4
 MOST_TRAIN, FEWEST_TRAIN, MOST_TEST = 2000, 500, 2000
 MOST_LAYERS = 5  # drawn, and told one by one
@@ -45,6 +45,7 @@ class Measured:
         moved: whether untrained networks are there to compare with.
         split: whose examples are looked at.
         labels: of these examples, or their first target.
+        target: what `labels` are called in prose; of a classifier it is not read.
         class_names: of all classes; empty for a regression.
         probes: kind -> readouts of all layers.
         classes: kind -> how far apart the classes are in all layers; of a classifier.
@@ -61,6 +62,7 @@ class Measured:
     moved: bool
     split: str
     labels: np.ndarray
+    target: str
     class_names: tuple[str, ...]
     probes: dict[str, Separability]
     classes: dict[str, ClassDistances]
@@ -110,6 +112,8 @@ def measure(run: Run, rng: np.random.Generator, tell: Tell) -> Measured:
         moved=moved,
         split=split,
         labels=y.reshape(len(y), -1)[:, 0],
+        target=("first target" if y[:1].size > 1 else "target")
+        + (", standardised" if run.spec.data.standardize else ""),
         class_names=run.data.class_names,
         probes=probes,
         classes=classes,

@@ -7,7 +7,7 @@ import numpy as np
 from analysis.figures import representation as figures
 from analysis.figures import style
 from analysis.report.findings import Finding
-from analysis.report.section import Picture
+from analysis.report.section import Picture, plural
 from analysis.report.sections.representation.measured import Measured
 from analysis.representation import Drawings, RestartMap
 from analysis.statistics import Estimate
@@ -28,7 +28,7 @@ def draw(findings: dict[str, Finding], found: Measured) -> Iterator[Picture]:
     if found.classes:
         yield _classes(findings, found)
     if found.map is not None:
-        yield _map(found.map, found.layer)
+        yield _map(found.map, found.layer, found.moved)
 
 
 def _layers(drawn: Drawings, found: Measured) -> Iterator[Picture]:
@@ -46,7 +46,8 @@ def _layers(drawn: Drawings, found: Measured) -> Iterator[Picture]:
             f"t-SNE, perplexity {drawn.perplexity:g}",
             drawn.neighbours.coordinates,
             [f"trustworthiness {trust:.3f}" if np.isfinite(trust) else "" for trust in drawn.neighbours.trust],
-            "The same by t-SNE, which keeps neighbours; below: its trustworthiness among {neighbours} neighbours. "
+            "The same by t-SNE, which keeps neighbours; below: its trustworthiness among {neighbours} "
+            f"{plural(drawn.num_neighbours, 'neighbour', 'neighbours')}. "
             "Distances between groups mean little.",
         ),
     }
@@ -56,9 +57,9 @@ def _layers(drawn: Drawings, found: Measured) -> Iterator[Picture]:
             f"representation-{way}",
             figures.by_class(planes, names, notes, labels, classes, title)
             if classes
-            else figures.by_target(planes, names, notes, labels, "target", title),
-            f"{caption} {'Colour and marker: the class' if classes else 'Colour: the target'}. Every panel has a scale of "
-            f"its own{'; examples far from all others lie on its edge' if _beyond(planes) else ''}.",
+            else figures.by_target(planes, names, notes, labels, found.target, title),
+            f"{caption} {'Colour and marker: the class' if classes else f'Colour: the {found.target}'}. Every panel has a "
+            f"scale of its own{'; examples far from all others lie on its edge' if _beyond(planes) else ''}.",
             f"Scatter plots of examples, one for each of {{layers}}, by {title.split(',')[0]}.",
         )
 
@@ -101,14 +102,18 @@ def _classes(findings: dict[str, Finding], found: Measured) -> Picture:
     )  # fmt: skip
 
 
-def _map(shape: RestartMap, layer: str) -> Picture:
+def _map(shape: RestartMap, layer: str, moved: bool) -> Picture:
     plane = shape.plane
     return Picture(
         "representation-map",
-        figures.restarts(plane.coordinates, shape.trained, plane.explained, plane.stress, layer),
-        "A point for each network, by classical scaling of the distances between representations. Shares that the axes "
+        figures.restarts(plane.coordinates, shape.trained, plane.explained, plane.stress, layer, moved),
+        "A point for each network"
+        + (", a line from the start of each restart to its end" if moved else "")
+        + ", by classical scaling of the distances between representations. Shares that the axes "
         "keep and the stress stand at the axes; the orientation means nothing.",
-        "Map of restarts in the plane, stress {stress:value}.",
+        "Map of restarts in the plane, "
+        + ("each joined to its own start, " if moved else "")
+        + "stress {stress:value}.",
     )
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from analysis.report.findings import Finding
 from analysis.report.section import plural
 from analysis.report.sections.representation.measured import Measured
+from analysis.statistics import interval_seeds
+
+ERRORS = 2  # standard errors by the choice of examples that a claim takes
 
 
 def headline(found: Measured) -> str:
@@ -16,7 +19,8 @@ def headline(found: Measured) -> str:
     last, on = found.last, "on " if found.class_names else ""
     score = f"{{trained_{last}}}"
     score = f"is right on {score} of the" if found.class_names else f"reaches an R² of {score} on"
-    text = f"A linear readout of the {found.layer} {score} test examples, one of the inputs {on}{{trained_0:value}}"
+    text = f"A linear readout of the {found.layer} {score} test {_examples(found)}"
+    text += f", one of the inputs {on}{{trained_0:value}}"
     if found.moved:
         text += f", one of the same layer before training {on}{{untrained_{last}:value}}"
     return text + " ({seeds:n} " + plural(found.num_probed, "seed", "seeds") + ")."
@@ -59,42 +63,63 @@ def _listed(findings: dict[str, Finding], found: Measured, prefix: str) -> str:
     return f"{', '.join(values[:-1])} and {values[-1]}"
 
 
-def _side(item: Finding, error: float) -> int:
-    """Which side of zero its interval lies on, and farther than the choice of examples explains; 0 where that is open."""
-    low, high = item["ci"] or (-1, 1)
-    return 0 if abs(item["value"]) <= 2 * error else 1 if low > 0 else -1 if high < 0 else 0
+def _examples(found: Measured) -> str:
+    return plural(found.probes["trained"].num_test, "example", "examples")
+
+
+def side(findings: dict[str, Finding], name: str) -> int:
+    """Which side of zero a difference of two readouts lies on, 1 or -1; 0 where that is open.
+
+    The interval over seeds has to lie there, the difference has to be larger than the choice of test examples explains,
+    and so has what the better readout finds: where there is nothing, a wide layer may do worse than the mean. No interval
+    of fewer than `interval_seeds` seeds is wide enough.
+    """
+    item = findings[name]
+    if item["n"] < interval_seeds() or not _finds(findings, name):
+        return 0
+    if abs(item["value"]) <= ERRORS * findings[f"{name}_error"]["value"]:
+        return 0
+    low, high = item["ci"]
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def _finds(findings: dict[str, Finding], name: str) -> bool:
+    """Whether the better of the two readouts does better than a constant answer."""
+    return findings[f"{name}_found"]["value"] > ERRORS * findings[f"{name}_found_error"]["value"]
 
 
 def _readouts(findings: dict[str, Finding], found: Measured) -> str:
-    last, listed, error, of = found.layer, _listed(findings, found, "trained"), 0.0, ""
+    last, listed, of = found.layer, _listed(findings, found, "trained"), ""
     if found.class_names:
-        error, of = findings["example_error"]["value"], " of the examples"
-        scores = f"are right on {listed} of the {{num_test}} test examples"
+        of = " of the examples"
+        scores = f"are right on {listed} of the {{num_test}} test {_examples(found)}"
         naming = "the most frequent class would be right on {chance:value}"
     else:
-        scores = f"have an R² of {listed} on {{num_test}} test examples"
+        scores = f"have an R² of {listed} on {{num_test}} test {_examples(found)}"
         naming = "the mean would have {chance:value} or less"
     restarts = "one restart" if found.num_probed == 1 else "medians of {seeds} restarts"
     text = (
         f"Layer by layer ({{layers}}), linear readouts {scores} ({restarts}); always naming {naming}. Between the {last} "
-        f"and the inputs, the difference is {{gain}}{of}"
+        f"and the inputs, the difference is {{gain}}{of}, beside a standard error of {{gain_error:value}} for the choice of "
+        "examples"
     )
-    if error:
-        text += ", beside a standard error of {example_error:value} that one such share has for the choice of examples"
     if found.num_probed == 1:
         return text + "."
-    if side := _side(findings["gain"], error):
-        return f"{text}: a linear readout finds {'more' if side > 0 else 'less'} in the {last} than in the inputs."
-    return f"{text}: that does not show that a linear readout finds more in the {last} than in the inputs, or less."
+    if found.num_probed < interval_seeds():
+        return (
+            f"{text}. So few restarts do not decide whether a linear readout finds more in the {last} or in the inputs."
+        )
+    if where := side(findings, "gain"):
+        return f"{text}: a linear readout finds {'more' if where > 0 else 'less'} in the {last} than in the inputs."
+    text += f": that does not show that a linear readout finds more in the {last} than in the inputs, or less."
+    return text if _finds(findings, "gain") else f"{text} Neither is clearly better than always naming the same."
 
 
 def _untrained(findings: dict[str, Finding], found: Measured) -> str:
-    last, error, of = found.layer, 0.0, ""
-    if found.class_names:
-        error, of = findings["untrained_error"]["value"], " of the examples"
+    last, of = found.layer, " of the examples" if found.class_names else ""
     text = f"Before training, the same networks reach {_listed(findings, found, 'untrained')}. "
-    if side := _side(findings["untrained_gain"], error):
-        where = f"more in the {last} even of" if side > 0 else f"less in the {last} of"
+    if more := side(findings, "untrained_gain"):
+        where = f"more in the {last} even of" if more > 0 else f"less in the {last} of"
         text += f"So a linear readout finds {where} networks that have not learnt than in the inputs. "
     return text + f"At the {last}, training changes the score by {{learnt}}{of}."
 
@@ -163,7 +188,11 @@ def _map(findings: dict[str, Finding], found: Measured) -> str:
             "; those of two untrained networks {distance_untrained}, and a restart is {distance_own} from its own start"
         )
     text += ". "
-    if "map_ratio" in findings and (ci := findings["map_ratio"]["ci"]):
+    if "map_ratio" in findings and findings["map_seeds"]["value"] < interval_seeds():
+        text += (
+            "So few restarts do not decide whether training makes them more alike ({map_ratio} times the distance). "
+        )
+    elif "map_ratio" in findings and (ci := findings["map_ratio"]["ci"]):
         low, high = ci
         text += (
             f"So training makes restarts {'more' if high < 1 else 'less'} alike than they started"
@@ -182,7 +211,7 @@ def shows(found: Measured) -> str:
     if found.probes:
         text += (
             f"Linear readouts ({'logistic' if found.class_names else 'ridge'} regressions) are fitted to each layer on "
-            "{num_train} train examples and scored on {num_test} test examples, for {seeds} "
+            f"{{num_train}} train examples and scored on {{num_test}} test {_examples(found)}, for {{seeds}} "
             + plural(found.num_probed, "restart", "restarts")
             + (", for the same networks before training" if found.moved else "")
             + ", and with shuffled labels. "
@@ -233,7 +262,8 @@ def limits(found: Measured) -> str:
             "A readout tells what is there, not what the network uses, and its score depends on how strongly it is "
             "regularised ({l2:value} here), on how many examples it is fitted to, and on the width of the layer. "
         )
-    text += "Intervals come from resampling seeds: they know nothing of other examples. "
+    text += "Intervals come from resampling seeds: they know nothing of other examples"
+    text += ", and the standard errors nothing of other training examples. " if found.probes else ". "
     if found.drawn is not None:
         text += (
             "In t-SNE, sizes of groups and distances between them mean little, and another perplexity gives another "

@@ -10,6 +10,8 @@ from analysis.report.shared import as_images, converged_params
 from wspace.models import ConvNet
 from wspace.run import Run
 
+SATURATED = 0.999  # a cosine that leaves nothing above it
+
 
 def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     """Templates of the first layer, inputs of a deeper one, and how many units recur."""
@@ -19,8 +21,8 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
     image = isinstance(run.model, ConvNet) or as_images(run, run.data.x_train[:1]) is not None
     return Content(
         findings=findings,
-        headline="Of the first layer's units, {rate} come back in other restarts, where {expected} of untrained ones would "
-        "({rate:n} seeds)."
+        headline="Of the first layer's units, {rate} come back in other restarts beyond what units with the same mean and "
+        "covariance would, of which {expected:value} do by chance ({rate:n} seeds)."
         if found.recurrence
         else "",
         says=tuple(_says(findings, found)),
@@ -30,13 +32,13 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         f"examples of {{seeds}} {plural(len(found.matches['same_top']), 'restart', 'restarts')}."
         + (
             " Restarts are aligned, so that matching units have one name; a unit comes back if it agrees with the mean of "
-            "the others' beyond what nearly all units of untrained networks do after the same alignment."
+            "the others' beyond what nearly all units of a null do after the same alignment. There are two: the networks "
+            "before training, and surrogates, units drawn at random with the mean and the covariance of the trained ones."
             if found.recurrence
             else ""
         ),
         reads="A unit adds up its inputs, each times its weight: it answers most to inputs that are large where its "
-        "template "
-        "is large, with the same signs. "
+        "template is large, with the same signs. "
         + ("Red is positive, blue negative, white zero; each image has a scale of its own. " if image else "")
         + (
             "Inputs are standardised: each less its mean, over its standard deviation. "
@@ -44,7 +46,13 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
             else ""
         )
         + "The sum is the product of three things: the length of the template, the length of the input, and the cosine "
-        "between them. Only the cosine speaks of resemblance.",
+        "between them. Only the cosine speaks of resemblance."
+        + (
+            " Trained units are all alike in using the same inputs, which untrained ones do not: what comes back beyond "
+            "untrained units may be that alone. What comes back beyond surrogates is more."
+            if found.recurrence
+            else ""
+        ),
         limits="A template shows what a unit of the first layer responds to, not what the network uses it for. "
         + (
             "For deeper layers there is no template: what is shown depends on the input, or on the place where an "
@@ -70,11 +78,12 @@ def _says(findings: dict[str, Finding], found: Measured):
             "Over inputs, the activation of the median unit has a rank correlation of {told_by_dot} with the dot product of "
             "input and template, and of {told_by_cosine} with their cosine."
         )
-    yield (
-        "The input with the largest dot product is also the one with the largest cosine for {same_top} of the units. The "
-        "median unit answers most to an input that is longer than {length_of_top} of all; its best match by cosine is "
-        "longer than {length_of_best_match}."
-    )
+    if "same_top" in findings:
+        yield (
+            "The input with the largest dot product is also the one with the largest cosine for {same_top} of the units. "
+            "The median unit answers most to an input that is longer than {length_of_top} of all; its best match by cosine "
+            "is longer than {length_of_best_match}."
+        )
     if "share_of_norm" in findings:
         yield (
             "Of the variation of positive dot products, on a log scale, {share_of_norm} comes from the lengths of the "
@@ -82,10 +91,17 @@ def _says(findings: dict[str, Finding], found: Measured):
         )
     if found.recurrence:
         yield (
-            "Of the {units} units of the first layer, {rate} come back in a restart, against {expected} by chance; {always} "
-            "of them in every restart. The median cosine with the mean of the other restarts is {agreement}, of untrained "
-            "networks {agreement_untrained}; beyond {threshold:value} a unit counts as coming back."
+            "Of the units of the first layer, {units} in number, {rate_untrained} come back in a restart beyond untrained "
+            "ones, against {expected_untrained} by chance, and {rate} beyond surrogates, against {expected}; {always} of "
+            "them in every restart. The median cosine with the mean of the other restarts is {agreement}, of untrained "
+            "networks {agreement_untrained} and of surrogates {agreement_drawn}; beyond {threshold:value} a unit counts as "
+            "coming back."
         )
+        if findings["threshold"]["value"] > SATURATED:
+            yield (
+                "Surrogates agree as well as anything can: with so few inputs units are alike whatever they are, and "
+                "whether they come back cannot be told."
+            )
     else:
         yield (
             "Whether units come back cannot be asked here: it takes several restarts that begin at different weights and "
@@ -93,10 +109,9 @@ def _says(findings: dict[str, Finding], found: Measured):
         )
     if found.types:
         yield (
-            "Without any alignment, units of all restarts fall into types by the angles between them: {grouped} of them "
-            "belong to a type that more than one restart has, in {common_types} types; of untrained networks "
-            "{grouped_untrained} have another unit of their type. The largest type occurs in {largest_spread} of the "
-            "restarts."
+            "By the angles between them, units of all restarts fall into types, which ask for no matching: {grouped} of a "
+            "restart's units belong to a type that another restart has as well, of surrogates {grouped_drawn}. "
+            "Of the types, {common_types} occur in more than one restart; the most common one in {largest_spread} of them."
         )
 
 

@@ -7,14 +7,15 @@ import numpy as np
 from analysis.figures import units as figures
 from analysis.report.section import Picture
 from analysis.report.sections.templates.measured import Measured
-from analysis.report.shared import as_images, several_channels
-from analysis.units import Types, deconvolutions, gradient_images, greatest_inputs
+from analysis.report.shared import as_images, by_channels, several_channels
+from analysis.units import Matches, Types, deconvolutions, gradient_images, greatest_inputs
 from wspace.models import ConvNet
 from wspace.run import Run
 from wspace.tree import Params, pick
 
 SHOWN_UNITS, SHOWN_SEEDS, SHOWN_BARS, MOST_BARS = 6, 4, 3, 30
 EXAMPLES = 3  # units of a type
+MOST_DOTS = 12  # restarts beside the bars of their mean
 
 
 def draw(run: Run, params: Params, found: Measured, rng: np.random.Generator) -> Iterator[Picture]:
@@ -41,31 +42,26 @@ def draw(run: Run, params: Params, found: Measured, rng: np.random.Generator) ->
             "Images of incoming weights, a row a restart, a column a unit.",
         )
     else:
-        weights = found.aligned[0][chosen[:SHOWN_BARS]].reshape(len(chosen[:SHOWN_BARS]), -1)
-        kept = _largest(weights)
-        yield Picture(
-            "templates",
-            figures.bars(
-                weights[:, kept], [run.data.feature_names[k] for k in kept], names[:SHOWN_BARS], "Incoming weights"
-            ),
-            f"Templates of the first layer of one {aligned}restart: a bar for each feature, all on one scale"
-            + ("" if len(kept) == run.data.num_features else ", of those features that have the largest weights")
-            + ("; those units that agree most with the other restarts." if found.recurrence else "."),
-            "Bars of incoming weights, a panel a unit.",
-        )
-    if found.recurrence:
+        yield _bars(run, found, chosen[:SHOWN_BARS])
+    if (matching := _matching(found.of_first)) is not None:
+        yield matching
+    if found.recurrence is not None and found.untrained is not None:
         yield Picture(
             "recurrence",
             figures.recurrence(
-                found.recurrence.agreement.ravel(), found.recurrence.null.ravel(), found.recurrence.threshold
+                found.recurrence.agreement.ravel(),
+                {"untrained": found.untrained.null.ravel(), "surrogates": found.recurrence.null.ravel()},
+                found.recurrence.threshold,
             ),
             "Cosine of each unit's template with the mean of the other restarts' matched ones, all units of all restarts; "
-            "grey: the same networks before training, aligned in the same way. Dashed: what few untrained units exceed.",
-            "Histograms of agreement with other restarts: trained {agreement:value}, untrained {agreement_untrained:value}.",
+            "beside it the same networks before training, and surrogates, units drawn with the mean and covariance of the "
+            "trained ones, all aligned in the same way. Dashed: what few surrogates exceed.",
+            "Histograms of agreement with other restarts: trained {agreement:value}, untrained {agreement_untrained:value}, "
+            "surrogates {agreement_drawn:value}.",
         )
-    if found.types:
+    if found.types and found.types.spread.max() > 1 / len(found.types.labels):
         yield _types(run, found, found.types)
-    if as_images(run, run.data.x_train[:1]) is not None:
+    if as_images(run, run.data.x_train[:1]) is not None and found.varies.any():
         yield _strongest(run, params, found, rng)
 
 
@@ -76,9 +72,52 @@ def _chosen(found: Measured) -> np.ndarray:
     return np.argsort(-np.median(found.recurrence.agreement, axis=0), kind="stable")[:SHOWN_UNITS]
 
 
+def _bars(run: Run, found: Measured, chosen: np.ndarray) -> Picture:
+    """The mean direction over all restarts where they are aligned, with a dot each; otherwise the weights of the first."""
+    titles = [f"unit {unit + 1}" for unit in chosen]
+    if found.recurrence is not None:
+        weights = found.recurrence.consensus[chosen]
+        units = found.aligned[:, chosen].reshape(len(found.aligned), len(chosen), -1)
+        length = np.linalg.norm(units, axis=-1, keepdims=True)
+        each = np.divide(units, length, out=np.zeros_like(units), where=length > 0)[:MOST_DOTS]
+        text = "Templates of the first layer, each divided by its length: bars are the mean over all aligned restarts, dots "
+        text += "are restarts; those units that agree most with the other restarts"
+    else:
+        weights, each = found.aligned[0][chosen].reshape(len(chosen), -1), None
+        text = "Templates of the first layer of one restart: a bar for each feature, all on one scale"
+    kept = _largest(weights)
+    names = [run.data.feature_names[k] for k in kept]
+    dots, quantity = (None, "weight") if each is None else (each[..., kept], "weight / |template|")
+    return Picture(
+        "templates",
+        figures.bars(weights[:, kept], names, titles, "Incoming weights", quantity, dots),
+        text
+        + ("." if len(kept) == run.data.num_features else ". Drawn are those features that have the largest weights."),
+        "Bars of incoming weights, a panel a unit.",
+    )
+
+
+def _matching(found: Matches) -> Picture | None:
+    """Of the unit that answers most; None where it never does, or its template is zero."""
+    differ = found.dot.argmax(axis=1) != found.cosine.argmax(axis=1)
+    top = found.activation.max(axis=1)
+    unit = int(np.argmax(np.where(differ, top, -np.inf) if differ.any() else top))
+    if found.template_norm[unit] == 0 or np.ptp(found.dot[unit]) == 0:
+        return None
+    return Picture(
+        "matching",
+        figures.matching(found.cosine[unit], found.dot[unit] / found.template_norm[unit], found.input_norm),
+        "One unit of one restart, that answers most"
+        + (" of those whose best inputs by dot product and by cosine differ" if differ.any() else "")
+        + ", and all inputs that are looked at: a dot each. Height is cosine times "
+        "length: of inputs at the same angle the longer one counts more, and a long input at a poorer angle can win.",
+        "Scatter of dot product against cosine; lengths of inputs as colours.",
+    )
+
+
 def _types(run: Run, found: Measured, kinds: Types) -> Picture:
     """The types that most restarts have: their centres, and a unit of each in some restarts."""
-    order = np.argsort(-kinds.spread, kind="stable")[:SHOWN_UNITS]
+    order = np.argsort(-kinds.spread, kind="stable")[: min(SHOWN_UNITS, np.sum(kinds.spread > 1 / len(kinds.labels)))]
     shape, num = found.aligned.shape[2:], len(kinds.labels)
     names = [f"{kinds.spread[kind] * num:.0f} of {num}" for kind in order]
     centres = kinds.centres[order].reshape(len(order), *shape)
@@ -119,7 +158,7 @@ def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generat
     """The last hidden layer of the first restart: strongest inputs; above the first layer, what they project to as well."""
     one = pick(params, 0)
     strength = found.top.values[0, :, 0]
-    order = np.argsort(-strength, kind="stable")[:SHOWN_UNITS]
+    order = np.argsort(np.where(found.varies, -strength, np.inf), kind="stable")[: min(SHOWN_UNITS, found.varies.sum())]
     x = run.data.x_train[found.top.examples[0]]
     rows = {f"input {rank + 1}": run.data.as_given(x[:, rank]) for rank in range(x.shape[1])}
     where = "units of the last hidden layer" if run.model.num_layers > 1 else "outputs"
@@ -132,7 +171,8 @@ def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generat
         caption += (
             "; the gradient of its answer at the first of them"
             + ("; the same sent back by a deconvnet, rectified on its way" if "deconvnet" in rows else "")
-            + "; and the input, as long as a typical example, that raises what the unit receives most"
+            + "; and an input, as long as a typical example, that raises what the unit receives most, of several ascents"
+            + (" (below the inputs, all is in standardised units)" if run.spec.data.standardize else "")
         )
     sheet = as_images(run, np.stack([values[order] for values in rows.values()]))
     assert sheet is not None
@@ -153,15 +193,13 @@ def _projections(
     if run.model.activation == "relu":
         rows["deconvnet"] = deconvolutions(run.model, one, x, layer=layer)[:, 0]
     radius = float(np.sqrt(np.mean(np.sum(np.square(run.data.x_train, dtype=np.float64), axis=1))))
-    rows["greatest"] = greatest_inputs(
-        run.model, one, run.data.num_features, layer=layer, radius=radius, rng=rng, num_starts=2
-    ).best
+    rows["greatest"] = greatest_inputs(run.model, one, run.data.num_features, layer=layer, radius=radius, rng=rng).best
     return rows
 
 
 def _drawable(run: Run, weights: np.ndarray) -> np.ndarray | None:
-    """Templates (..., *shape) as images (..., height, width), or None."""
-    return weights.mean(axis=-1) if isinstance(run.model, ConvNet) else as_images(run, weights)
+    """Templates (..., *shape) as images (..., height, width), in colour with a last axis of 3, or None."""
+    return by_channels(weights) if isinstance(run.model, ConvNet) else as_images(run, weights)
 
 
 def _largest(weights: np.ndarray) -> np.ndarray:
@@ -170,4 +208,8 @@ def _largest(weights: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_channels(run: Run) -> str:
-    return " Drawn is the mean over the channels of the inputs." if several_channels(run) else ""
+    if not several_channels(run):
+        return ""
+    if run.data.input_shape[2] == 3:
+        return " Channels are drawn as red, green and blue, and zero is grey."
+    return " Drawn is the mean over the channels of the inputs."
