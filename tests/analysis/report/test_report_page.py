@@ -84,7 +84,7 @@ def test_a_section_can_be_added(run, tmp_path):
 
 
 def test_the_page_stands_alone(page):
-    assert len(page.get("img")) == 72
+    assert len(page.get("img")) == 73
     check_alone(page)
 
 
@@ -126,7 +126,7 @@ def test_two_reports_of_one_run_are_the_same_bytes(run, page, tmp_path):
     first = {path.relative_to(run.path / "report"): path for path in (run.path / "report").rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path / "again"): path for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert set(first) == set(again)
-    assert len(first) == 74
+    assert len(first) == 75
     for name, path in first.items():
         assert path.read_bytes() == again[name].read_bytes(), name
 

@@ -61,8 +61,9 @@ def draw(run: Run, params: Params, found: Measured, rng: np.random.Generator) ->
         )
     if found.types and found.types.spread.max() > 1 / len(found.types.labels):
         yield _types(run, found, found.types)
-    if as_images(run, run.data.x_train[:1]) is not None and found.varies.any():
-        yield _strongest(run, params, found, rng)
+    if found.varies.any():
+        images = as_images(run, run.data.x_train[:1]) is not None
+        yield _strongest(run, params, found, rng) if images else _strongest_bars(run, found)
 
 
 def _chosen(found: Measured) -> np.ndarray:
@@ -134,16 +135,19 @@ def _types(run: Run, found: Measured, kinds: Types) -> Picture:
         )
     drawn = _drawable(run, found.aligned)
     assert drawn is not None
-    members = np.full((EXAMPLES, *sheet.shape[1:]), np.nan)
-    for column, kind in enumerate(order):
-        homes = [(seed, np.flatnonzero(row == kind)[0]) for seed, row in enumerate(kinds.labels) if np.any(row == kind)]
-        for place, (seed, unit) in enumerate(homes[:EXAMPLES]):
-            members[place, column] = drawn[seed, unit]
+    homes = [
+        [(seed, int(np.argmax(row == kind))) for seed, row in enumerate(kinds.labels) if np.any(row == kind)][:EXAMPLES]
+        for kind in order
+    ]
+    members = np.full((max(map(len, homes)), *sheet.shape[1:]), np.nan)
+    for column, places in enumerate(homes):
+        for row, place in enumerate(places):
+            members[row, column] = drawn[place]
     return Picture(
         "types",
         figures.images(
             np.concatenate([sheet, members]),
-            ["mean", *(f"unit {k + 1}" for k in range(EXAMPLES))],
+            ["mean", *(f"unit {k + 1}" for k in range(len(members)))],
             names,
             "Types of units",
         ),
@@ -157,11 +161,10 @@ def _types(run: Run, found: Measured, kinds: Types) -> Picture:
 def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generator) -> Picture:
     """The last hidden layer of the first restart: strongest inputs; above the first layer, what they project to as well."""
     one = pick(params, 0)
-    strength = found.top.values[0, :, 0]
-    order = np.argsort(np.where(found.varies, -strength, np.inf), kind="stable")[: min(SHOWN_UNITS, found.varies.sum())]
+    order = _answering(found)[:SHOWN_UNITS]
     x = run.data.x_train[found.top.examples[0]]
     rows = {f"input {rank + 1}": run.data.as_given(x[:, rank]) for rank in range(x.shape[1])}
-    where = "units of the last hidden layer" if run.model.num_layers > 1 else "outputs"
+    where = _where(run)
     caption = (
         f"One restart; the {where} that answer most to any train example. From above: the examples that each answers "
     )
@@ -183,6 +186,35 @@ def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generat
         f"Images for {where}: "
         + ("strongest inputs, gradients, and inputs of greatest response." if found.layer > 0 else "strongest inputs."),
     )
+
+
+def _strongest_bars(run: Run, found: Measured) -> Picture:
+    """The last hidden layer of the first restart: the mean of the strongest inputs, with a dot each."""
+    order, where = _answering(found)[:SHOWN_BARS], _where(run)
+    x = run.data.x_train[found.top.examples[0, order]].astype(float)  # (unit, rank, feature)
+    kept = _largest(x.mean(axis=1))
+    unit = "standardised value" if run.spec.data.standardize else "value"
+    return Picture(
+        "strongest",
+        figures.bars(
+            x.mean(axis=1)[:, kept], [run.data.feature_names[k] for k in kept], [f"unit {k + 1}" for k in order],
+            f"Inputs of {where}", unit, np.moveaxis(x[..., kept], 1, 0),
+        ),
+        f"One restart; the {where} that answer most to any train example: the mean of the examples that each answers to "
+        "most, and a dot for each example"
+        + ("." if len(kept) == run.data.num_features else ". Drawn are those features that differ most from zero."),
+        f"Bars of the strongest inputs, a panel for each of the {where}.",
+    )  # fmt: skip
+
+
+def _answering(found: Measured) -> np.ndarray:
+    """Units that do not hand on the same for all examples, those that answer most first."""
+    strength = np.where(found.varies, found.top.values[0, :, 0], -np.inf)
+    return np.argsort(-strength, kind="stable")[: found.varies.sum()]
+
+
+def _where(run: Run) -> str:
+    return "units of the last hidden layer" if run.model.num_layers > 1 else "outputs"
 
 
 def _projections(
