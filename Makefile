@@ -16,10 +16,10 @@ demo: $(VENV)/core ## train 64 restarts on digits and write results/digits/repor
 
 test: $(VENV)/dev ## run every test (those of the report in a browser where Chromium and its driver are installed)
 	@$(if $(BROWSER),,echo "no chromium and chromedriver here: the tests marked 'browser' are left out")
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not bench$(if $(BROWSER),, and not browser)"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not bench$(if $(BROWSER),, and not browser)"
 
 test-fast: $(VENV)/dev ## run the tests that are neither slow nor need a browser
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow and not browser and not bench"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow and not browser and not bench"
 
 check: $(VENV)/dev ## lint, format and type checks, as pre-commit and CI run them
 	$(BIN)/ruff check .
