@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from analysis.figures import style
 from analysis.statistics import Estimate
@@ -63,7 +63,7 @@ def by_class(
             Line2D(
                 [], [], linestyle="", marker=MARKERS[label], markersize=np.sqrt(SIZES[label]) + 1.4,
                 markerfacecolor="none" if hollow else color, markeredgecolor=color, markeredgewidth=0.9 if hollow else 0,
-                label=_short(classes[label]),
+                label=style.name(classes[label], LONGEST),
             )
         )  # fmt: skip
     if rest:
@@ -134,7 +134,7 @@ def over_layers(
     axes.set_xlim(-0.45, len(names) - 0.55)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if shares:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        style.percent(axes.yaxis)
         axes.set_ylim(-0.03, 1.03)
     else:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
@@ -224,11 +224,6 @@ def window(plane: Float[np.ndarray, "example 2"]) -> tuple[Float[np.ndarray, "2"
     slack = SLACK * (high - low).max()
     low, high = np.maximum(plane.min(axis=0), low - slack), np.minimum(plane.max(axis=0), high + slack)
     return (low + high) / 2, float((high - low).max()) / 2 or 1.0
-
-
-def _short(name: str) -> str:
-    short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
-    return short.replace("$", r"\$")
 
 
 def _legend_below(figure: Figure, handles: Sequence, columns: int) -> None:

@@ -108,7 +108,7 @@ def percent(axis: Axis) -> None:
 
 def name(text: str, longest: int) -> str:
     """A name from the data as it can be drawn: shortened, its dollars no formula."""
-    short = text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+    short = text if len(text) <= longest else text[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 

@@ -53,9 +53,9 @@ def by_channels(images: np.ndarray) -> np.ndarray:
     return images if images.shape[-1] == 3 else images.mean(axis=-1)
 
 
-def several_channels(run: Run) -> bool:
-    """Whether inputs are images of more than one channel."""
-    return len(run.data.input_shape) == 3 and run.data.input_shape[2] > 1
+def channels(run: Run) -> int:
+    """Channels of the images that the inputs are; 1 where they have no such axis."""
+    return run.data.input_shape[2] if len(run.data.input_shape) == 3 else 1
 
 
 def all_equal(params: Params) -> bool:

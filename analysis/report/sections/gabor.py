@@ -7,7 +7,7 @@ import numpy as np
 from analysis.figures import units as figures
 from analysis.report.findings import Finding, finding
 from analysis.report.section import Content, Picture, Section, Tell, plural, some_converged
-from analysis.report.shared import as_images, by_channels, several_channels
+from analysis.report.shared import as_images, by_channels, channels
 from analysis.statistics import median
 from analysis.units import GaborComparison, compare, fit_gabor, templates
 from analysis.units.gabor import median_by_seed, median_r2, varies
@@ -158,7 +158,7 @@ def _pictures(run: Run, found: Measured):
         figures.gabor_fits(found.filters, comparison.fits.images, comparison.fits.r2, "Gabor functions, best to worst"),
         "Filters of the first layer and the Gabor functions nearest to them, evenly chosen from the best fit to the worst. "
         "A filter and its fit have one scale; red is positive, blue negative, white zero."
-        + (" Drawn, and fitted, is the mean over the channels of the inputs." if several_channels(run) else ""),
+        + (" Drawn, and fitted, is the mean over the channels of the inputs." if channels(run) > 1 else ""),
         "Images of filters above images of the fitted functions.",
     )
     kinds = {"filters": comparison.fits.r2, "untrained": found.untrained, **comparison.nulls}

@@ -70,7 +70,7 @@ def measure(run: Run, params: Params, rng: np.random.Generator) -> Measured:
     """Of all seeds."""
     sizes = np.array([as_matrix(layer["weight"][0]).size for layer in params])
     reliable = None
-    if run.loss_kind == "cross_entropy" and len(run.data.x_test):
+    if run.loss_kind == "cross_entropy":
         reliable = calibration(outputs(run.model, params, run.data.x_test), run.data.y_test, rng=rng)
     return Measured(weight_facts(params), sizes, reliable)
 

@@ -162,6 +162,7 @@ def test_colours_and_wide_tables_have_pictures_of_a_bounded_size(rng, tmp_path):
         )  # fmt: skip
         page = Page(write_report(train(spec, tmp_path / name, num_devices=1), sections=(templates.SECTION,)))
         assert ("red, green and blue" in page.text) == (name == "colours")
+        assert ("white zero" in page.text) == (name == "channels")
         assert ("mean over the channels" in page.text) == (name == "channels")
         assert ("those features that have the largest weights" in page.text) == (name == "table")
         check_numbers(page)

@@ -5,7 +5,7 @@ import numpy as np
 from analysis.report.findings import Finding
 from analysis.report.section import Content, Section, Tell, plural, some_converged
 from analysis.report.sections.templates.measured import Measured, find, measure
-from analysis.report.sections.templates.pictures import draw
+from analysis.report.sections.templates.pictures import colours, draw
 from analysis.report.shared import as_images, converged_params
 from wspace.models import ConvNet
 from wspace.run import Run
@@ -23,7 +23,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         findings=findings,
         headline="Of the first layer's units, {rate} come back in other restarts beyond what units with the same mean and "
         "covariance would, of which {expected:value} do by chance ({rate:n} seeds)."
-        if found.recurrence
+        if found.recurrence and findings["threshold"]["value"] <= SATURATED
         else "",
         says=tuple(_says(findings, found)),
         shows="The weights that a unit of the first layer receives, its template, "
@@ -39,7 +39,7 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         ),
         reads="A unit adds up its inputs, each times its weight: it answers most to inputs that are large where its "
         "template is large, with the same signs. "
-        + ("Red is positive, blue negative, white zero; each image has a scale of its own. " if image else "")
+        + (f"In images, of which each has a scale of its own, {colours(run)} " if image else "")
         + (
             "Inputs are standardised: each less its mean, over its standard deviation. "
             if run.spec.data.standardize
@@ -62,8 +62,9 @@ def write(run: Run, rng: np.random.Generator, tell: Tell) -> Content:
         )
         + "The input that raises a unit most need not look like any example. "
         + (
-            "Units come back by their incoming weights alone; units that do the same by other weights are missed. The types "
-            "depend on the threshold."
+            "Units come back by their incoming weights alone; units that do the same by other weights are missed. "
+            "Surrogates are Gaussian and drawn once: what comes back beyond them may still be statistics that they do not "
+            "have. The types depend on the threshold."
             if found.recurrence
             else ""
         ),

@@ -7,7 +7,7 @@ import numpy as np
 from analysis.figures import units as figures
 from analysis.report.section import Picture
 from analysis.report.sections.templates.measured import Measured
-from analysis.report.shared import as_images, by_channels, several_channels
+from analysis.report.shared import as_images, by_channels, channels
 from analysis.units import Matches, Types, deconvolutions, gradient_images, greatest_inputs
 from wspace.models import ConvNet
 from wspace.run import Run
@@ -36,8 +36,8 @@ def draw(run: Run, params: Params, found: Measured, rng: np.random.Generator) ->
             figures.images(sheet, labels, names, "Incoming weights"),
             f"Templates of the first layer: a row for each {aligned}restart, a column for each unit"
             + (", those first that agree most with the other restarts. " if found.recurrence else ". ")
-            + "Each has a scale of its own; red is positive, blue negative, white zero."
-            + _mean_of_channels(run)
+            + "Each has a scale of its own; "
+            + colours(run)
             + (" Above: the mean direction over all restarts." if found.recurrence else ""),
             "Images of incoming weights, a row a restart, a column a unit.",
         )
@@ -153,7 +153,7 @@ def _types(run: Run, found: Measured, kinds: Types) -> Picture:
         ),
         "Types of units, those in most restarts first, and in how many restarts each occurs: the mean direction of its "
         "incoming weights, and below it a unit of the type from each of the first restarts that have one. Scales differ; "
-        "red is positive, blue negative, white zero." + _mean_of_channels(run),
+        + colours(run),
         "Images of incoming weights, a column a type of unit.",
     )
 
@@ -182,7 +182,7 @@ def _strongest(run: Run, params: Params, found: Measured, rng: np.random.Generat
     return Picture(
         "strongest",
         figures.images(sheet, list(rows), [f"unit {unit + 1}" for unit in order], where.capitalize()),
-        caption + ". Scales differ." + _mean_of_channels(run),
+        caption + ". Units are numbered as trained. Scales differ; " + colours(run),
         f"Images for {where}: "
         + ("strongest inputs, gradients, and inputs of greatest response." if found.layer > 0 else "strongest inputs."),
     )
@@ -201,7 +201,7 @@ def _strongest_bars(run: Run, found: Measured) -> Picture:
             f"Inputs of {where}", unit, np.moveaxis(x[..., kept], 1, 0),
         ),
         f"One restart; the {where} that answer most to any train example: the mean of the examples that each answers to "
-        "most, and a dot for each example"
+        "most, and a dot for each example; units are numbered as trained"
         + ("." if len(kept) == run.data.num_features else ". Drawn are those features that differ most from zero."),
         f"Bars of the strongest inputs, a panel for each of the {where}.",
     )  # fmt: skip
@@ -239,9 +239,9 @@ def _largest(weights: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(-np.abs(weights).max(axis=0), kind="stable")[:MOST_BARS])
 
 
-def _mean_of_channels(run: Run) -> str:
-    if not several_channels(run):
-        return ""
-    if run.data.input_shape[2] == 3:
-        return " Channels are drawn as red, green and blue, and zero is grey."
-    return " Drawn is the mean over the channels of the inputs."
+def colours(run: Run) -> str:
+    """What the colours of an image stand for, as the end of a sentence."""
+    if channels(run) == 3:
+        return "channels are red, green and blue, and zero is grey."
+    drawn = " Drawn is the mean over the channels of the inputs." if channels(run) > 1 else ""
+    return f"red is positive, blue negative, white zero.{drawn}"
